@@ -1,0 +1,6 @@
+"""What is trained: timesteps to draw and the loss terms of one step."""
+
+from .loss import DenoisingLoss, min_snr_weights
+from .timesteps import TimestepSampler
+
+__all__ = ["DenoisingLoss", "TimestepSampler", "min_snr_weights"]

@@ -1,0 +1,16 @@
+"""Mixture of denoising experts over stock ppdiffusers UNets, with key-weighted cross-attention."""
+
+from .attention import KeyWeightedAttnProcessor
+from .mode import expert_index, uniform_boundaries, validate_boundaries
+from .unet import MoDEUNet2DConditionModel
+from .upsampling import TileUpsample2D, use_tile_upsampling
+
+__all__ = [
+    "KeyWeightedAttnProcessor",
+    "MoDEUNet2DConditionModel",
+    "TileUpsample2D",
+    "expert_index",
+    "uniform_boundaries",
+    "use_tile_upsampling",
+    "validate_boundaries",
+]
