@@ -1,7 +1,8 @@
 """Render the emoji world: picture-text data with Chinese and English captions and boxes, as tar shards.
 
-    python tools/prepare_data.py --output data/emoji64 --num-samples 60000 --num-validation 2000 --seed 0
+Example: python tools/prepare_data.py --output data/emoji64 --num-samples 60000 --num-validation 2000 --seed 0
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,7 +15,7 @@ from ppvilg.data.prepare import write_dataset  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, type=Path, help="folder for train/ and validation/")
     parser.add_argument("--num-samples", type=int, default=60000, help="training samples (default: %(default)s)")
     parser.add_argument("--num-validation", type=int, default=2000, help="validation samples (default: %(default)s)")

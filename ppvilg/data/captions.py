@@ -1,4 +1,5 @@
 """Scene -> sentences: Chinese with measure words, English, and "generated" ones in another wording; test prompts."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

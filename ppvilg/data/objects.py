@@ -1,4 +1,5 @@
 """The forty objects of the emoji world: glyphs of Noto Color Emoji, names of Unicode CLDR, Chinese measure words."""
+
 from __future__ import annotations
 
 import hashlib
@@ -101,7 +102,7 @@ class Background:
 
 BACKGROUNDS = (
     Background("白色", "white", (250, 250, 250)),
-    Background("灰色", "gray", (134, 134, 134)),
+    Background("灰色", "gray", (120, 120, 120)),
     Background("黑色", "black", (32, 32, 32)),
     Background("红色", "red", (200, 64, 78)),
     Background("橙色", "orange", (246, 166, 92)),

@@ -1,4 +1,5 @@
 """Write rendered scenes as tar shards in the webdataset convention, with their annotations in a sidecar JSONL."""
+
 from __future__ import annotations
 
 import io

@@ -1,4 +1,5 @@
 """Scene -> picture and boxes: glyphs of Noto Color Emoji on a plain background, and two styles made with filters."""
+
 from __future__ import annotations
 
 from functools import cache
