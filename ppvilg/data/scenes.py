@@ -115,8 +115,11 @@ def sample_scene(seed: int, index: int, split: str = "train") -> Scene:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     wants_held_out = split == "validation" and rng.random() < 0.5
+    # Drawn before anything is refused: scenes of many combinations are refused more often, and would become rare.
+    width, height = SHAPES[rng.choice(len(SHAPES), p=SHAPE_SHARES)]
+    layout = str(rng.choice(list(LAYOUT_SHARES), p=list(LAYOUT_SHARES.values())))
     while True:
-        scene = draw_scene(rng)
+        scene = draw_scene(rng, width, height, layout)
         held_out = scene_is_held_out(scene)
         if split == "train":
             accepted = not held_out and not is_reserved(scene)
@@ -126,10 +129,8 @@ def sample_scene(seed: int, index: int, split: str = "train") -> Scene:
             return scene
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """One scene from the whole world, without regard to splits."""
-    width, height = SHAPES[rng.choice(len(SHAPES), p=SHAPE_SHARES)]
-    layout = str(rng.choice(list(LAYOUT_SHARES), p=list(LAYOUT_SHARES.values())))
+def draw_scene(rng: np.random.Generator, width: int, height: int, layout: str) -> Scene:
+    """One scene of a shape and layout, without regard to splits."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))].name
     if layout == "single":
         arrangement, squares = "free", [_place_single(rng, width, height)]
