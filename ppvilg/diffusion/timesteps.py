@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,7 +13,7 @@ class TimestepSampler:
 
     def __init__(self, num_train_timesteps: int, boundaries: Sequence[int] | None = None):
         self.boundaries = [0, num_train_timesteps] if boundaries is None else list(boundaries)
-        ascending = all(low < high for low, high in zip(self.boundaries, self.boundaries[1:]))
+        ascending = all(low < high for low, high in pairwise(self.boundaries))
         if not ascending or self.boundaries[0] != 0 or self.boundaries[-1] != num_train_timesteps:
             raise ValueError(f"boundaries must ascend from 0 to {num_train_timesteps}, got {self.boundaries}")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
@@ -36,7 +37,7 @@ def validate_boundaries(boundaries: Sequence[int], num_experts: int, num_train_t
         faults.append(f"gap: timesteps {values[-1]} to {num_train_timesteps - 1} belong to no expert")
     if values and values[-1] > num_train_timesteps:
         faults.append(f"the last boundary {values[-1]} lies above num_train_timesteps = {num_train_timesteps}")
-    for k, (low, high) in enumerate(zip(values, values[1:])):
+    for k, (low, high) in enumerate(pairwise(values)):
         if high == low:
             faults.append(f"expert {k} owns no timestep (boundaries {low}, {high})")
         elif high < low:

@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 
@@ -216,7 +217,11 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
             module.gradient_checkpointing = value
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """AdamW groups: matrices and kernels decay, norms and biases (one-dimensional) do not."""
+        """AdamW groups: matrices and kernels decay, norms and biases (one-dimensional) do not.
+
+        Paddle applies an optimizer's `grad_clip` to each group alone; for one norm over all parameters give it
+        `parameters()` in one list and `decayed_parameter_names`.
+        """
         trainable = [parameter for parameter in self.parameters() if not parameter.stop_gradient]
         return [
             {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
@@ -244,7 +249,7 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
             num_train_timesteps = unet.num_train_timesteps
         config = unet.config.unet if several else unet.config
         model = cls(num_experts, boundaries, num_train_timesteps, config)
-        for k, (low, high) in enumerate(zip(model.boundaries, model.boundaries[1:])):
+        for k, (low, high) in enumerate(pairwise(model.boundaries)):
             source = unet.experts[expert_index((low + high) // 2, unet.boundaries)] if several else unet
             _copy_weights(source, model.experts[k], f"expert {k}")
         if not unet.training:
