@@ -1,0 +1,21 @@
+"""From a sentence to a picture: the pipeline, the models that come with the package, schedulers by name, PNG files."""
+
+from .images import make_grid, read_metadata, save_png
+from .noise import NoiseSource
+from .pipeline import ErnieViLG2Pipeline
+from .schedulers import SCHEDULERS, build_scheduler
+from .zoo import ZOO, resolve, save_fp16, zoo_folder
+
+__all__ = [
+    "SCHEDULERS",
+    "ZOO",
+    "ErnieViLG2Pipeline",
+    "NoiseSource",
+    "build_scheduler",
+    "make_grid",
+    "read_metadata",
+    "resolve",
+    "save_fp16",
+    "save_png",
+    "zoo_folder",
+]
