@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -485,8 +487,10 @@ def test_numbers_out_of_range_are_named(tmp_path, arguments):
 
 
 def test_tool_writes_both_splits(tmp_path, monkeypatch, capsys):
-    from tools import prepare_data
-
+    path = Path(__file__).resolve().parents[2] / "tools" / "prepare_data.py"
+    specification = importlib.util.spec_from_file_location("prepare_data", path)
+    prepare_data = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(prepare_data)
     command = ["prepare_data.py", "--output", str(tmp_path), "--num-samples", "6", "--num-validation", "4"]
     monkeypatch.setattr("sys.argv", command)
     assert prepare_data.main() == 0
