@@ -1,4 +1,4 @@
-"""Packaging of ppvilg. The ranges that ppvilg is known to need live in ppvilg/_versions.py, checked again on import."""
+"""Packaging of ppvilg. What it must have beside it, in which versions and why, is in ppvilg/_versions.py."""
 
 import re
 import runpy
@@ -26,7 +26,7 @@ setup(
         ]
     },
     install_requires=[
-        *(each.name + each.specifier for each in VERSIONS["REQUIREMENTS"]),
+        *(each.name + each.install for each in VERSIONS["REQUIREMENTS"]),
         "numpy>=1.24",
         "omegaconf>=2.3,<3",
         "Pillow>=10",
@@ -34,10 +34,13 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "cpu": [f"paddlepaddle=={VERSIONS['PADDLE'].tested}"],
-        # Not on PyPI: add --extra-index-url with the index of your CUDA version, e.g.
+        "cpu": [VERSIONS["PADDLE"].name + VERSIONS["PADDLE"].install],
+        # Not on PyPI (which ends at 2.6): add --extra-index-url with Paddle's index for your CUDA version, e.g.
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
-        "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].specifier],
-        "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy"],
+        "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "scipy"],
+        # The same weights in PyTorch, for the tests that compare; the CPU build of torch comes from
+        # --extra-index-url https://download.pytorch.org/whl/cpu
+        "peers": ["torch>=2.5", "diffusers>=0.29,<0.32"],
     },
 )
