@@ -53,7 +53,7 @@ REQUIREMENTS = (
         "0.26",
         "0.26 removed cached_download and 0.22 lacks _chmod_and_move, which ppdiffusers imports",
     ),
-    Requirement("aistudio-sdk", ">=0.1.3,<0.3", "0.2.6", None, "0.3", "0.3 removed hub.download, which paddlenlp needs"),
+    Requirement("aistudio-sdk", ">=0.1.3,<0.3", "0.2.6", None, "0.3", "0.3 has no hub.download, which paddlenlp needs"),
     Requirement(
         "datasets",
         ">=2.21,<4",
