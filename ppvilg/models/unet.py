@@ -307,7 +307,7 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
         else:
             _copy_weights(loaded, self.experts[index], str(path))
 
-    def save_pretrained(self, save_directory, dtype: str | None = None, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(self, save_directory, dtype: str | None = None, is_main_process: bool = True) -> None:
         """Writes `config.json` and every expert as safetensors, in `dtype` ("float16", "float32", None as it is).
 
         Everything is written to a hidden folder first and renamed when whole: a full disk leaves the old files alone.
