@@ -1,0 +1,203 @@
+"""Visual knowledge (ERNIE-ViLG 2.0, section 3.2.2): object boxes weight the loss, objects repair the caption."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .text import MARKS, strip_marks
+
+REPLACEMENT = "replacement"
+COMPLETION = "completion"
+
+
+def box_weight_map(
+    boxes, image_size: tuple[int, int], latent_size: tuple[int, int], object_weight: float = 0.1
+) -> np.ndarray:
+    """Loss weights (1, h, w) float32: 1 + object_weight in cells inside any box, 1 elsewhere (section 3.2.2).
+
+    `boxes` is (n, 4) as x0, y0, x1, y1 in pixels of an image of `image_size` = (width, height); `latent_size` is
+    (height, width) in cells. A cell is inside when its centre is; a box too thin to hold a centre along one axis takes
+    every cell it touches along that axis. Boxes reaching over the edge are clipped, boxes without area are ignored.
+    ValueError when boxes do not have four finite numbers each.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ValueError(f"boxes must be finite (n, 4) numbers x0, y0, x1, y1, got {boxes.tolist()}")
+    limits = np.array([image_size[0], image_size[1]] * 2, dtype=np.float64)
+    boxes = np.clip(boxes, 0.0, limits)  # (n, 4)
+    boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+    columns = _covered_cells(boxes[:, 0], boxes[:, 2], image_size[0], latent_size[1])  # (n, w)
+    rows = _covered_cells(boxes[:, 1], boxes[:, 3], image_size[1], latent_size[0])  # (n, h)
+    inside = (rows[:, :, None] & columns[:, None, :]).any(axis=0)  # (h, w)
+    return np.where(inside, 1.0 + object_weight, 1.0).astype(np.float32)[None]  # (1, h, w)
+
+
+def _covered_cells(start: np.ndarray, end: np.ndarray, length: int, cells: int) -> np.ndarray:
+    """Which of `cells` equal cells along `length` pixels the intervals [start, end) take: (n, cells) bool."""
+    edges = np.arange(cells + 1) * (length / cells)
+    centres = (edges[:-1] + edges[1:]) / 2
+    start, end = start[:, None], end[:, None]  # (n, 1)
+    covered = (centres >= start) & (centres < end)  # (n, cells)
+    touched = (edges[1:] > start) & (edges[:-1] < end)  # (n, cells)
+    return np.where(covered.any(axis=1, keepdims=True), covered, touched)
+
+
+def _is_chinese(text: str) -> bool:
+    return bool(re.search(r"[\u3400-\u9fff]", text))
+
+
+def _names(label: str, synonyms: Mapping[str, Sequence[str]] | None) -> list[str]:
+    return [label, *(synonyms or {}).get(label, ())]
+
+
+def _occurrences(name: str, caption: str) -> list[tuple[int, int]]:
+    """Where a name stands in a caption; Latin names as whole words, plural or not, in any case."""
+    pattern = re.escape(name)
+    if not _is_chinese(name):
+        pattern = rf"(?<![A-Za-z0-9]){pattern}(?:s|es)?(?![A-Za-z0-9])"
+    return [match.span() for match in re.finditer(pattern, caption, re.IGNORECASE)]
+
+
+def mentioned_labels(
+    caption: str, labels: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """Those of `labels` that the caption names itself or by a synonym, in order, each once.
+
+    A name inside a longer name of another label of the list does not count: 熊猫 names the panda, not also 熊 and 猫.
+    """
+    caption = strip_marks(caption)
+    labels = list(dict.fromkeys(labels))
+    spans = {label: [s for name in _names(label, synonyms) for s in _occurrences(name, caption)] for label in labels}
+
+    def swallowed(label: str, span: tuple[int, int]) -> bool:
+        return any(
+            other != label and start <= span[0] and span[1] <= end and (end - start) > (span[1] - span[0])
+            for other, found in spans.items()
+            for start, end in found
+        )
+
+    return [label for label in labels if any(not swallowed(label, span) for span in spans[label])]
+
+
+def missing_objects(caption: str, objects, synonyms: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """Labels of `objects` that the caption does not mention, in order, several of a kind once."""
+    labels = list(dict.fromkeys(item.label for item in objects))
+    mentioned = set(mentioned_labels(caption, labels, synonyms))
+    return [label for label in labels if label not in mentioned]
+
+
+def complete_caption(caption: str, labels: Sequence[str], marks: bool = True) -> str:
+    """Caption with each label after it: `，[n]碗`, `，碗` without marks, `, [n]bowl` where there is no Chinese."""
+    if not labels:
+        return caption
+    separator = "，" if _is_chinese(caption or labels[0]) else ", "
+    mark = MARKS["n"] if marks else ""
+    # a full stop before the addition would make it a sentence of its own
+    parts = [caption.rstrip("。.，,；;、 ")] if caption.strip() else []
+    return separator.join(parts + [mark + label for label in labels])
+
+
+@dataclass(frozen=True)
+class VisualKnowledge:
+    """What detected objects do to caption and loss; with weight 0, completion off and replacement 0 they do nothing.
+
+    object_weight: w_l of the weight map (section 3.2.2), 0 turns it off; object_weight_probability: share of samples.
+    completion: name objects the caption leaves out, on completion_probability of the samples.
+    replacement_probability: share of samples whose caption is replaced by the generated one, where there is one.
+    english_probability: share of samples that take the English caption, where there is one.
+    min_score: objects detected with less are not trusted. synonyms: label -> other names that count as mentioning it.
+    """
+
+    object_weight: float = 0.1
+    completion: bool = True
+    replacement_probability: float = 0.0
+    object_weight_probability: float = 1.0
+    completion_probability: float = 1.0
+    english_probability: float = 0.0
+    min_score: float = 0.5
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.object_weight) and self.object_weight >= 0):
+            raise ValueError(f"object_weight must be a finite number >= 0, got {self.object_weight}")
+        for name in (
+            "replacement_probability",
+            "object_weight_probability",
+            "completion_probability",
+            "english_probability",
+        ):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+    def choose_caption(
+        self, captions: Mapping[str, str], objects, rng: np.random.Generator, marks: bool = True
+    ) -> tuple[str, list[str]]:
+        """Caption to train on and which of REPLACEMENT, COMPLETION made it; ValueError when there is no caption.
+
+        `captions` has any of "zh", "en", "generated". An empty one counts as absent.
+        """
+        present = {key: text for key, text in captions.items() if text and text.strip()}
+        if not present:
+            raise ValueError(f'no caption: expected text under "zh", "en" or "generated", got {dict(captions)}')
+        used = []
+        key = next((name for name in ("zh", "en", "generated") if name in present), next(iter(present)))
+        if "en" in present and _happens(self.english_probability, rng):
+            key = "en"
+        if "generated" in present and _happens(self.replacement_probability, rng):
+            key = "generated"
+            used.append(REPLACEMENT)
+        caption = present[key]
+        if self.completion and _happens(self.completion_probability, rng):
+            labels = self._missing_names(caption, objects)
+            if labels:
+                caption = complete_caption(caption, labels, marks)
+                used.append(COMPLETION)
+        return caption, used
+
+    def weight_map(
+        self,
+        objects,
+        caption: str,
+        image_size: tuple[int, int],
+        latent_size: tuple[int, int],
+        rng: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Loss weights (1, h, w) float32 of one sample: boxes of objects that `caption` mentions; ones when off."""
+        boxes = []
+        if self.object_weight > 0 and _happens(self.object_weight_probability, rng):
+            boxes = [item.box for item in self.key_objects(objects, caption)]
+        return box_weight_map(boxes, image_size, latent_size, self.object_weight)
+
+    def key_objects(self, objects, caption: str) -> list:
+        """Trusted objects (score >= min_score) whose label the caption mentions."""
+        trusted = [item for item in objects if item.score >= self.min_score]
+        mentioned = set(mentioned_labels(caption, [item.label for item in trusted], self.synonyms))
+        return [item for item in trusted if item.label in mentioned]
+
+    def _missing_names(self, caption: str, objects) -> list[str]:
+        """Names to append, in the caption's language; objects without a name in that language are left alone."""
+        trusted = [item for item in objects if item.score >= self.min_score]
+        chinese = _is_chinese(caption)
+        names = []
+        for label in missing_objects(caption, trusted, self.synonyms):
+            same = [name for name in _names(label, self.synonyms) if _is_chinese(name) == chinese]
+            # a Latin name inside Chinese text is ordinary (T恤, iPhone); Chinese inside English text is not
+            names += same[:1] or ([label] if chinese else [])
+        return names
+
+
+def _happens(probability: float, rng: np.random.Generator | None) -> bool:
+    """Draw once, but leave `rng` untouched when the outcome is certain, so that a switch that is off costs no draw."""
+    if probability in (0.0, 1.0):
+        return probability == 1.0
+    if rng is None:
+        raise ValueError(f"a numpy Generator is needed to draw with probability {probability}")
+    return bool(rng.random() < probability)
