@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,20 +50,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
     """Pictures in the order of the prompts, and the metadata of each."""
+    from paddlenlp.utils.log import logger
     from PIL import Image
 
     import ppvilg
     from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
 
+    logger.set_level("WARNING")  # it tells the story of every file it opens
     pipeline = ErnieViLG2Pipeline.from_pretrained(arguments.model)
     if arguments.scheduler:
         pipeline.scheduler = build_scheduler(arguments.scheduler, pipeline.scheduler.config)
+    steps, scale = arguments.steps, arguments.guidance_scale
     settings = {
         "style": arguments.style,
         "negative_prompt": arguments.negative_prompt,
-        "num_inference_steps": arguments.steps or pipeline.config.default_num_inference_steps,
-        "guidance_scale": arguments.guidance_scale or pipeline.config.default_guidance_scale,
+        "num_inference_steps": pipeline.config.default_num_inference_steps if steps is None else steps,
+        "guidance_scale": pipeline.config.default_guidance_scale if scale is None else scale,
         "strength": arguments.strength,
+    }
+    about = {
+        "model": arguments.model,
+        "scheduler": type(pipeline.scheduler).__name__,
+        "ppvilg": ppvilg.__version__,
+        "image": arguments.image,
+        "mask_image": arguments.mask_image,
     }
     inputs = {
         name: Image.open(path)
@@ -80,8 +93,6 @@ def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
             **settings,
             **inputs,
         ).images
-        about = {"model": arguments.model, "scheduler": type(pipeline.scheduler).__name__, "ppvilg": ppvilg.__version__}
-        about |= {name: path for name, path in (("image", arguments.image), ("mask_image", arguments.mask_image))}
         metadata += [
             {"prompt": prompt, "seed": arguments.seed + start + i, **settings, **about}
             for i, prompt in enumerate(prompts)
@@ -107,13 +118,18 @@ def write(images: list, metadata: list[dict], folder: Path, columns: int) -> tup
     return paths, grid
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    images, metadata = draw(arguments)
-    columns = arguments.num_images if arguments.num_images > 1 else min(4, len(images))
-    paths, grid = write(images, metadata, arguments.output, columns)
+    try:
+        images, metadata = draw(arguments)
+        columns = arguments.num_images if arguments.num_images > 1 else min(4, len(images))
+        paths, grid = write(images, metadata, arguments.output, columns)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{len(paths)} pictures: {paths[0]} to {paths[-1].name}, together in {grid}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 
@@ -25,7 +26,7 @@ class NoiseSource:
 
     def __init__(self, generator: Generator, count: int) -> None:
         if generator is None:
-            generator = int(paddle.randint(0, 2**31 - 1, [1]))
+            generator = paddle.randint(0, 2**31 - 1, [1]).item()
         if isinstance(generator, (Integral, np.random.Generator)):
             one = isinstance(generator, np.random.Generator)
             generators = [generator if one else _seed(generator) + i for i in range(count)]
@@ -49,7 +50,8 @@ class NoiseSource:
     def paddle_seeded(self) -> Iterator[None]:
         """Seeds Paddle's global generator from the first stream; puts the caller's state back at the end."""
         state = paddle.get_rng_state()
-        paddle.seed(int(self.streams[0].integers(2**31)))
+        first = copy.deepcopy(self.streams[0])  # drawing from the stream itself would tell the first picture apart
+        paddle.seed(int(first.integers(2**31)))
         try:
             yield
         finally:

@@ -298,7 +298,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         cut = truncation_warning(encoded)
         if cut:
             warnings.warn(f"prompt {cut}", stacklevel=2)
-        hidden_states = self.text_encoder(paddle.to_tensor(encoded.input_ids))[0]  # (P, L, D)
+        hidden_states = self.text_encoder(paddle.to_tensor(encoded.input_ids))[0].cast(self.unet.dtype)  # (P, L, D)
         weights = paddle.to_tensor(encoded.key_token_weights)  # (P, L)
         return Conditioning(
             hidden_states.repeat_interleave(num_images_per_prompt, axis=0),  # (N, L, D)

@@ -68,9 +68,10 @@ def _cast_file(file: Path, dtype: type) -> None:
         weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     for name, value in weights.items():
         if value.dtype == np.float32:
+            largest = np.abs(value).max(initial=0)
+            if not largest <= np.finfo(dtype).max:
+                raise ValueError(f"{file}: {name} reaches {largest:.3g}, more than {dtype.__name__} holds")
             weights[name] = value.astype(dtype)
-            if np.isfinite(value).all() and not np.isfinite(weights[name]).all():
-                raise ValueError(f"{file}: {name} reaches {np.abs(value).max():.3g}, more than {dtype.__name__} holds")
     whole = file.with_suffix(".tmp")
     save_file(weights, str(whole), metadata=metadata)
     whole.replace(file)

@@ -62,11 +62,14 @@ def components(tmp_path_factory) -> dict:
             "cross_attention_dim": 16,
         },
     )
+    text_encoder = ErnieModel(config)
+    for layer in (vae, text_encoder, unet):
+        layer.eval()
     return {
-        "vae": vae.eval() or vae,
-        "text_encoder": ErnieModel(config),
+        "vae": vae,
+        "text_encoder": text_encoder,
         "tokenizer": tokenizer,
-        "unet": unet.eval() or unet,
+        "unet": unet,
         "scheduler": DDIMScheduler(num_train_timesteps=TIMESTEPS, clip_sample=False),
     }
 
