@@ -1,6 +1,7 @@
 """Mixture of denoising experts over stock ppdiffusers UNets, with key-weighted cross-attention."""
 
 from .attention import KeyWeightedAttnProcessor
+from .autoencoder import PatchAutoencoderKL, vae_scale_factor
 from .mode import expert_index, uniform_boundaries, validate_boundaries
 from .unet import MoDEUNet2DConditionModel
 from .upsampling import TileUpsample2D, use_tile_upsampling
@@ -8,9 +9,11 @@ from .upsampling import TileUpsample2D, use_tile_upsampling
 __all__ = [
     "KeyWeightedAttnProcessor",
     "MoDEUNet2DConditionModel",
+    "PatchAutoencoderKL",
     "TileUpsample2D",
     "expert_index",
     "uniform_boundaries",
     "use_tile_upsampling",
+    "vae_scale_factor",
     "validate_boundaries",
 ]

@@ -1,0 +1,225 @@
+"""Stages "base" and "experts": the denoiser learns, fed with language and vision knowledge (paper sections 3.1 to 3.3)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional
+
+import numpy as np
+import paddle
+
+from ppvilg.config import Recipe
+from ppvilg.data import BatchOrder, Record, SampleLoader, sample_rng
+from ppvilg.diffusion import DenoisingLoss, TimestepSampler
+from ppvilg.engine import builder, distributed
+from ppvilg.knowledge import TextKnowledge, VisualKnowledge
+from ppvilg.models import MoDEUNet2DConditionModel, expert_index, uniform_boundaries
+
+_TIMESTEP_STREAM, _NOISE_STREAM = 11, 12
+
+
+@dataclass
+class DenoiserBatch:
+    """A rank's share: latents (N, C, h, w), noise likewise, timesteps (N,), and what the texts became."""
+
+    latents: np.ndarray
+    noise: np.ndarray
+    timesteps: np.ndarray
+    input_ids: np.ndarray
+    key_token_weights: Optional[np.ndarray]
+    loss_weights: Optional[np.ndarray]
+
+
+@dataclass
+class Conditioning:
+    """Records -> token ids, key-token weights and loss weights, by the recipe's knowledge."""
+
+    recipe: Recipe
+    tokenizer: object
+    text: TextKnowledge
+    vision: VisualKnowledge
+
+    def training(self, records: List[Record], rngs: List[np.random.Generator], size, latent_size, dropout: float):
+        """(input_ids, key_token_weights, loss_weights) of training samples; each draws from its own generator."""
+        part = self.recipe.knowledge.text
+        texts, applied, maps = [], [], []
+        for record, rng in zip(records, rngs):
+            # one draw each, in a fixed order: a switch that is off must not shift the numbers of the others
+            drop, apply = rng.random() < dropout, part.enabled and rng.random() < part.probability
+            caption, _ = self.vision.choose_caption(record.captions, record.objects, rng, marks=apply)
+            maps.append(self.vision.weight_map(record.objects, caption, size, latent_size, rng))
+            texts.append("" if drop else caption)
+            applied.append(apply)
+        encoded = self.text.encode(texts, applied)
+        weighted = self.vision.object_weight > 0
+        return encoded.input_ids, self._weights(encoded), np.stack(maps) if weighted else None
+
+    def inference(self, records: List[Record]):
+        """(input_ids, key_token_weights) as the pipeline makes them."""
+        encoded = self.text.encode([self._caption(record) for record in records], True)
+        return encoded.input_ids, self._weights(encoded)
+
+    def _caption(self, record: Record) -> str:
+        return record.captions.get(self.recipe.data.caption) or next(iter(record.captions.values()))
+
+    def _weights(self, encoded) -> Optional[np.ndarray]:
+        return encoded.key_token_weights if self.text.key_token_weight > 0 else None
+
+
+class DenoiserStage:
+    """One shared denoiser ("base"), or the experts that it is split into ("experts")."""
+
+    def __init__(self, run, name: str, folder: Path, base: Optional[Path]):
+        self.name, self.number, self.run, self.folder = name, {"base": 1, "experts": 2}[name], run, folder
+        self.recipe, self.config, self.conditioning = run.recipe, run.recipe.train[name], run.conditioning
+        self.scheduler = builder.build_scheduler(self.recipe)
+        timesteps = self.scheduler.config.num_train_timesteps
+        boundaries = self.recipe.model.boundaries
+        self.boundaries = list(boundaries) if boundaries else uniform_boundaries(self.recipe.model.num_experts, timesteps)
+        self._build_networks(base)
+        self.sampler = TimestepSampler(timesteps, self.boundaries)
+        self.loss = DenoisingLoss(self.scheduler, self.config.min_snr_gamma)
+        self.plain_loss = DenoisingLoss(self.scheduler)
+        self.groups = [f"expert_{k:02d}" for k in range(len(self.boundaries) - 1)]
+
+    def _build_networks(self, base: Optional[Path]) -> None:
+        if base is None:
+            self.unet = builder.build_base_unet(self.recipe)
+            self.text_encoder = builder.build_text_encoder(self.recipe, self.conditioning.tokenizer)
+        else:
+            shared = MoDEUNet2DConditionModel.from_pretrained(str(base / "unet"))
+            self.unet = MoDEUNet2DConditionModel.from_base(shared, len(self.boundaries) - 1, self.boundaries)
+            self.text_encoder = type(builder.build_text_encoder(self.recipe, self.conditioning.tokenizer)
+                                     ).from_pretrained(str(base / "text_encoder"))
+        self.networks = {"unet": self.unet}
+        self.unet.train()
+        if self.config.train_text_encoder:
+            self.networks["text_encoder"] = self.text_encoder
+            self.text_encoder.train()
+        else:
+            self.text_encoder.eval()
+
+    def batches(self, first_step: int) -> Iterator[DenoiserBatch]:
+        """Batches from a step on; samples, noise and timesteps do not depend on the number of ranks."""
+        picked = self._cached_samples if self.run.training_latents is not None else self._encoded_samples
+        for step, latents, records, indices, size in picked(first_step):
+            rngs = [sample_rng(self.recipe.seed, step, int(index)) for index in indices]
+            conditioning = self.conditioning.training(records, rngs, size, latents.shape[2:],
+                                                      self.config.caption_dropout)
+            yield DenoiserBatch(latents, self._noise(step, latents.shape), self._timesteps(step), *conditioning)
+
+    def _cached_samples(self, first_step: int):
+        cache, step = self.run.training_latents, first_step
+        order = BatchOrder(cache.buckets, self.config.batch_size, self._order_seed())
+        while True:
+            bucket, indices = order.batch(step)
+            indices = indices[distributed.rank_slice(self.config.batch_size)]
+            yield step, cache.latents(bucket, indices), [cache.records[i] for i in indices], indices, cache.shapes[bucket]
+            step += 1
+
+    def _encoded_samples(self, first_step: int):
+        source, transform, data = self.run.training, self.run.transform, self.recipe.data
+        order = BatchOrder(transform.buckets_of(source.sizes), self.config.batch_size, self._order_seed())
+        loader = SampleLoader(source, transform, order, self.recipe.seed, distributed.rank(), distributed.world_size(),
+                              data.bad_sample_limit, data.workers)
+        for step, batch in loader.iterate_from(first_step):
+            with paddle.no_grad():
+                posterior = self.run.vae.encode(paddle.to_tensor(batch.pixel_values)).latent_dist
+            mean, deviation = posterior.mean.numpy(), posterior.std.numpy()  # (N, C, h, w)
+            drawn = np.stack([sample_rng(self.recipe.seed + 1, step, int(i)).standard_normal(mean.shape[1:])
+                              for i in batch.indices]).astype(np.float32)
+            latents = (mean + deviation * drawn) * self.run.vae.config.scaling_factor
+            yield step, latents, batch.records, batch.indices, transform.shapes[batch.bucket]
+
+    def _order_seed(self) -> int:
+        return self.recipe.seed + 1000 * self.number
+
+    def _stream(self, step: int, stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.recipe.seed, self.number, step, stream])))
+
+    def _timesteps(self, step: int) -> np.ndarray:
+        """This rank's share of the step's timesteps. The experts take turns, so a step runs one expert in one piece."""
+        expert = step % len(self.groups) if self.name == "experts" else None
+        drawn = self.sampler.sample(self.config.batch_size, self._stream(step, _TIMESTEP_STREAM), expert)
+        return drawn[distributed.rank_slice(self.config.batch_size)]
+
+    def _noise(self, step: int, shape) -> np.ndarray:
+        whole = self._stream(step, _NOISE_STREAM).standard_normal((self.config.batch_size, *shape[1:]), np.float32)
+        return whole[distributed.rank_slice(self.config.batch_size)]
+
+    def losses(self, batch: DenoiserBatch, step: int, part: slice):
+        timesteps = batch.timesteps[part]
+        ids = paddle.to_tensor(batch.input_ids[part])  # (N, L)
+        if self.config.train_text_encoder:
+            hidden = self.text_encoder(ids)[0]  # (N, L, D)
+        else:
+            with paddle.no_grad():
+                hidden = self.text_encoder(ids)[0]  # (N, L, D)
+        terms = self.loss(self.unet, paddle.to_tensor(batch.latents[part]), paddle.to_tensor(batch.noise[part]),
+                          paddle.to_tensor(timesteps), loss_weights=_tensor(batch.loss_weights, part),
+                          encoder_hidden_states=hidden, key_token_weights=_tensor(batch.key_token_weights, part))
+        return terms, expert_index(timesteps, self.boundaries)
+
+    def undecayed(self) -> set:
+        """Biases, norms and embeddings."""
+        decayed = self.unet.decayed_parameter_names()
+        names = {f"unet.{name}" for name, p in self.unet.named_parameters() if p.name not in decayed}
+        return names | {f"text_encoder.{name}" for name, p in self.text_encoder.named_parameters()
+                        if p.ndim < 2 or "embedding" in name}
+
+    @paddle.no_grad()
+    def validate(self) -> Dict[str, float]:
+        """Unweighted loss at fixed timesteps and noise, per block of the routing table, also while it is one denoiser."""
+        cache = self.run.validation_latents
+        count = min(len(cache), self.recipe.data.max_validation_samples)
+        sums = np.zeros((2, len(self.groups)))
+        self.unet.eval(), self.text_encoder.eval()
+        for bucket in np.unique(cache.buckets[:count]):
+            members = np.flatnonzero(cache.buckets[:count] == bucket)[distributed.rank()::distributed.world_size()]
+            for start in range(0, len(members), 32):
+                self._validate_batch(cache, int(bucket), members[start:start + 32], sums)
+        self.unet.train()
+        if self.config.train_text_encoder:
+            self.text_encoder.train()
+        sums, counts = np.split(distributed.mean_over_ranks(sums.reshape(-1)), 2)
+        scalars = {f"loss/{group}": float(total / number) for group, total, number in zip(self.groups, sums, counts)}
+        return {"loss": float(np.mean(list(scalars.values()))), **scalars}
+
+    def _validate_batch(self, cache, bucket: int, indices: np.ndarray, sums: np.ndarray) -> None:
+        latents = cache.latents(bucket, indices)
+        ids, weights = self.conditioning.inference([cache.records[i] for i in indices])
+        hidden = self.text_encoder(paddle.to_tensor(ids))[0]  # (N, L, D)
+        for expert in range(len(self.groups)):
+            fixed = self.sampler.fixed(self.config.validation_timesteps, expert)
+            timesteps = fixed[indices % len(fixed)]  # every sample at one fixed timestep of the block
+            noise = np.stack([sample_rng(0, expert, int(i)).standard_normal(latents.shape[1:]) for i in indices])
+            terms = self.plain_loss(self.unet, paddle.to_tensor(latents), paddle.to_tensor(noise.astype(np.float32)),
+                                    paddle.to_tensor(timesteps), encoder_hidden_states=hidden,
+                                    key_token_weights=_tensor(weights, slice(None)))
+            sums[:, expert] += [float(terms["plain"].sum()), len(indices)]
+
+    def components(self) -> dict:
+        """What a pipeline is made of, with the knowledge settings that its prompts need."""
+        return {"vae": self.run.vae, "text_encoder": self.text_encoder, "tokenizer": self.conditioning.tokenizer,
+                "unet": self.unet, "scheduler": self.scheduler, "mark": self.conditioning.text.mark,
+                "key_token_weight": self.conditioning.text.key_token_weight,
+                "max_length": self.conditioning.text.max_length}
+
+    def draw(self, step: int):
+        """Pictures of the recipe's fixed prompts."""
+        settings = self.recipe.sample
+        if not settings.prompts or self.run.hooks is None:
+            return None
+        return self.run.hooks.draw(self.components(), list(settings.prompts), settings.num_inference_steps,
+                                   settings.guidance_scale, settings.seed)
+
+    def export(self) -> None:
+        """Save the pipeline folder."""
+        if distributed.is_main() and self.run.hooks is not None:
+            self.run.hooks.save(self.components(), self.folder)
+        distributed.barrier()
+
+
+def _tensor(array: Optional[np.ndarray], part: slice):
+    return None if array is None else paddle.to_tensor(array[part])
+

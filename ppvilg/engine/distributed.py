@@ -1,0 +1,84 @@
+"""Data-parallel ranks through Fleet: one gradient average per optimizer step, the same result on every rank.
+
+Start several ranks with `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`; without the
+launcher there is one rank and nothing here communicates.
+"""
+from __future__ import annotations
+
+import os
+from typing import Iterable, List
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle.distributed import fleet
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+
+
+def start() -> None:
+    """Join the other ranks of this run, if the launcher started any."""
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
+        strategy = fleet.DistributedStrategy()
+        strategy.hybrid_configs = {"dp_degree": int(os.environ["PADDLE_TRAINERS_NUM"])}
+        fleet.init(is_collective=True, strategy=strategy)
+
+
+def rank() -> int:
+    """Number of this rank, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True on the one rank that writes files and shows progress."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:
+    """Every rank starts from rank 0's weights and buffers."""
+    if world_size() == 1:
+        return
+    for layer in layers:
+        for tensor in list(layer.parameters()) + list(layer.buffers()):
+            dist.broadcast(tensor, src=0)
+
+
+def average_gradients(parameters: List[paddle.Tensor]) -> None:
+    """Replace every gradient by its mean over ranks, in few large messages; parameters without one are left out.
+
+    Which parameters have gradients must agree between ranks: an expert that no rank ran has none anywhere.
+    """
+    if world_size() > 1:
+        fused_allreduce_gradients([p for p in parameters if p.grad is not None], None)
+
+
+def mean_over_ranks(values: np.ndarray) -> np.ndarray:
+    """Mean of a float array over ranks, (n,) -> (n,)."""
+    if world_size() == 1:
+        return values
+    tensor = paddle.to_tensor(values.astype(np.float32))
+    dist.all_reduce(tensor)
+    return tensor.numpy() / world_size()
+
+
+def rank_slice(total: int) -> slice:
+    """This rank's contiguous share of `total` items. Raises ValueError where they cannot be shared evenly."""
+    if total % world_size():
+        raise ValueError(f"{total} pictures cannot be shared evenly by {world_size()} ranks: choose another batch_size")
+    share = total // world_size()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def seed_step(seed: int, step: int, stage: int) -> None:
+    """Reseed Paddle's own generators (dropout) from (seed, rank, step), so that a resumed run draws the same numbers."""
+    paddle.seed(int(np.random.SeedSequence([seed, stage, rank(), step]).generate_state(1)[0] >> 1))

@@ -1,0 +1,46 @@
+"""Exponential moving average of the trained weights."""
+from __future__ import annotations
+
+from typing import Dict
+
+import numpy as np
+import paddle
+
+
+class ExponentialMovingAverage:
+    """Shadow of named parameters; `decay` is per step and is raised to the number of steps between updates.
+
+    The effective decay is min(decay, (1 + step) / (10 + step)), so that early averages forget the initial weights.
+    """
+
+    def __init__(self, parameters: Dict[str, paddle.Tensor], decay: float, every: int = 1):
+        self.parameters, self.decay, self.every = parameters, decay, every
+        self.shadow = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @paddle.no_grad()
+    def update(self, step: int) -> None:
+        """Fold the weights after `step` steps (from 1) into the average; does nothing between updates."""
+        if step % self.every:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) ** self.every
+        for name, parameter in self.parameters.items():
+            shadow = self.shadow[name]
+            shadow.set_value(shadow * decay + parameter.detach() * (1.0 - decay))
+
+    @paddle.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and averages in place: call once before and once after using the averaged model."""
+        for name, parameter in self.parameters.items():
+            held = parameter.detach().clone()
+            parameter.set_value(self.shadow[name])
+            self.shadow[name] = held
+
+    def state_dict(self) -> Dict[str, np.ndarray]:
+        """Averages by parameter name."""
+        return {name: value.numpy() for name, value in self.shadow.items()}
+
+    @paddle.no_grad()
+    def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
+        """Take over saved averages. Raises KeyError naming a parameter the state lacks."""
+        for name, value in self.shadow.items():
+            value.set_value(paddle.to_tensor(state[name]))

@@ -1,0 +1,61 @@
+"""Train from a recipe: `python tools/train.py -c configs/emoji64.yml [-o train.base.steps=1000 ...]`.
+
+On several ranks: `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`. Run the same command
+again to go on after a stop.
+"""
+import argparse
+import logging
+import os
+
+from ppvilg.config import ConfigError, load_config
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", required=True, help="recipe (YAML)")
+    parser.add_argument("-o", "--override", action="append", default=[], metavar="A.B=VALUE",
+                        help="replace one value of the recipe; may be given many times")
+    return parser.parse_args()
+
+
+def save_pipeline(components: dict, folder) -> None:
+    from ppvilg import ErnieViLG2Pipeline
+
+    ErnieViLG2Pipeline(**components).save_pretrained(folder)
+
+
+def draw_prompts(components: dict, prompts: list, num_inference_steps: int, guidance_scale: float, seed: int):
+    import numpy as np
+    import paddle
+    from ppvilg import ErnieViLG2Pipeline
+    from ppvilg.pipelines import make_grid
+
+    pipeline = ErnieViLG2Pipeline(**components)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(prompts, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                      generator=paddle.Generator().manual_seed(seed)).images
+    return np.asarray(make_grid(images, columns=6))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    try:
+        recipe = load_config(arguments.config, arguments.override)
+    except (ConfigError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+    from ppvilg._runtime import prepare_cpu
+
+    prepare_cpu()
+    from ppvilg.engine import PipelineHooks, Run, distributed
+
+    main_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+    logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(asctime)s %(message)s")
+    distributed.start()
+    result = Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
+    if main_rank:
+        print(f"done: {result}")
+
+
+if __name__ == "__main__":
+    main()
