@@ -54,8 +54,10 @@ def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
     from PIL import Image
 
     import ppvilg
+    from ppvilg._runtime import prepare_cpu
     from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
 
+    prepare_cpu()
     logger.set_level("WARNING")  # it tells the story of every file it opens
     pipeline = ErnieViLG2Pipeline.from_pretrained(arguments.model)
     if arguments.scheduler:
