@@ -17,7 +17,7 @@ from ppdiffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, P
 from ppdiffusers.image_processor import PipelineImageInput, VaeImageProcessor
 
 from ppvilg.knowledge import MARKS, TextKnowledge, apply_style, truncation_warning
-from ppvilg.models import MoDEUNet2DConditionModel, expert_index
+from ppvilg.models import MoDEUNet2DConditionModel, expert_index, vae_scale_factor
 
 from .noise import Generator, NoiseSource
 from .published import published_components
@@ -49,9 +49,9 @@ class Canvas(NamedTuple):
 class ErnieViLG2Pipeline(DiffusionPipeline):
     """ERNIE-ViLG 2.0 generation (arXiv 2210.15257) from stock components around a mixture of denoising experts.
 
-    vae: AutoencoderKL; text_encoder: paddlenlp ErnieModel; tokenizer: ErnieTokenizer with the mark tokens; unet:
-    MoDEUNet2DConditionModel; scheduler: any discrete ppdiffusers scheduler. The other arguments are saved in
-    model_index.json: how prompts become tokens (as in training) and the defaults of a call.
+    vae: AutoencoderKL or PatchAutoencoderKL; text_encoder: paddlenlp ErnieModel; tokenizer: ErnieTokenizer with the
+    mark tokens; unet: MoDEUNet2DConditionModel; scheduler: any discrete ppdiffusers scheduler. The other arguments are
+    saved in model_index.json: how prompts become tokens (as in training) and the defaults of a call.
     """
 
     def __init__(
@@ -130,9 +130,14 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         )
 
     @property
+    def dtype(self) -> paddle.dtype:
+        """dtype the denoiser computes in (the base class asks whichever component comes first, and ERNIE has none)."""
+        return self.unet.dtype
+
+    @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent cell along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return vae_scale_factor(self.vae)
 
     @property
     def size_multiple(self) -> int:

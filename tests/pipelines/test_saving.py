@@ -49,6 +49,7 @@ def test_folder_draws_the_same_pixels_without_network(folder, no_network):
     place, pixels = folder
     loaded = ErnieViLG2Pipeline.from_pretrained(place)
     assert np.array_equal(draw(loaded), pixels)
+    assert loaded.dtype == paddle.float32
     assert loaded.config.default_guidance_scale == [2.0] * 4 and loaded.config.key_token_weight == 0.5
     assert not any(layer.training for layer in (loaded.vae, loaded.text_encoder, loaded.unet))
 
@@ -83,6 +84,20 @@ def test_replaced_components_are_saved_so_that_they_load(components, pipeline, t
     loaded = ErnieViLG2Pipeline.from_pretrained(tmp_path)
     assert np.array_equal(draw(loaded), pixels)
     assert loaded.unet.num_experts == 2 and type(loaded.scheduler).__name__ == "EulerDiscreteScheduler"
+
+
+def test_autoencoder_of_patches(pipeline, tmp_path):
+    from ppvilg.models import PatchAutoencoderKL
+
+    pipeline.vae = PatchAutoencoderKL(block_out_channels=[8, 16], latent_channels=4, norm_num_groups=4)
+    pipeline.vae.eval()
+    assert pipeline.size_multiple == 16
+    pixels = draw(pipeline)
+    assert pixels.shape == (1, 64, 64, 3)
+    save_fp16(pipeline, tmp_path)
+    loaded = ErnieViLG2Pipeline.from_pretrained(tmp_path)
+    assert type(loaded.vae) is PatchAutoencoderKL
+    np.testing.assert_allclose(draw(loaded), pixels, atol=0.02)
 
 
 def test_release_folder_is_half_as_large_and_loads_to_float32(folder, pipeline, tmp_path):
