@@ -17,7 +17,7 @@ setup(
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.12",  # paddlenlp 2.8 needs tool-helpers, which has no build for 3.12 and later
     packages=find_packages(include=["ppvilg", "ppvilg.*"]),
     package_data={
         "ppvilg": [

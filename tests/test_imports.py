@@ -1,0 +1,137 @@
+"""The import direction between the rooms of the package, and what `import ppvilg` does and does not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ppvilg"
+ALLOWED = {
+    "config": set(),
+    "data": set(),
+    "knowledge": set(),
+    "models": set(),
+    "diffusion": set(),
+    "pipelines": {"knowledge", "models"},
+    "deploy": {"models", "pipelines"},
+    "engine": {"config", "data", "knowledge", "models", "diffusion"},
+    "evaluation": {"pipelines", "data"},
+    "serving": {"pipelines", "deploy"},
+    # The package itself: names of the rooms are imported on first use, by strings.
+    "__init__": {"_registration", "_versions"},
+    "_registration": set(),
+    "_runtime": set(),
+    "_versions": set(),
+}
+ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")})
+
+
+def imported_modules(source: str, module: str) -> set[str]:
+    """Dotted names that `source`, the text of `module`, imports anywhere: `from a.b import c` gives a.b.c."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [node.module] if node.module else []
+            if node.level:
+                base = module.split(".")[: -node.level] + base
+            names |= {".".join([*base, alias.name]) for alias in node.names}
+    return names
+
+
+def files_of(room: str) -> list[Path]:
+    folder = PACKAGE / room
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{room}.py"]
+
+
+def imports_of(path: Path) -> set[str]:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return imported_modules(path.read_text(encoding="utf-8"), module)
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    """First part after `ppvilg.` of every import; `__version__` is no room."""
+    parts = [name.split(".") for name in imports_of(path)]
+    own = {each[1] if len(each) > 1 else "__init__" for each in parts if each[0] == "ppvilg"}
+    return own - {"__version__"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import ppvilg.data.records as r", {"ppvilg.data.records"}),
+        ("from ..data import open_source", {"ppvilg.data.open_source"}),
+        ("from . import unet", {"ppvilg.models.unet"}),
+        ("from .mode import expert_index", {"ppvilg.models.mode.expert_index"}),
+        ("def f():\n    from ppvilg import engine", {"ppvilg.engine"}),
+    ],
+)
+def test_imports_are_read_in_every_form(source, expected):
+    assert imported_modules(source, "ppvilg.models.attention") == expected
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_import_direction(room):
+    assert room in ALLOWED, f"ppvilg/{room} is new: say in ALLOWED what it may import"
+    for path in files_of(room):
+        forbidden = rooms_imported_by(path) - ALLOWED[room] - {room}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}; {room} may import {ALLOWED[room]}"
+
+
+@pytest.mark.parametrize("room", ["models", "diffusion"])
+def test_models_and_diffusion_see_no_logger_and_no_other_process(room):
+    for path in files_of(room):
+        names = imports_of(path)
+        names |= {ast.unparse(n) for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Attribute)}
+        wrong = {name for name in names if name.startswith(("logging", "visualdl", "paddle.distributed"))}
+        assert not wrong, f"{path.relative_to(ROOT)} uses {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("room", ["config", "data", "_registration", "_versions"])
+def test_rooms_that_never_need_paddle(room):
+    for path in files_of(room):
+        wrong = {name for name in imports_of(path) if name.split(".")[0] in ("paddle", "paddlenlp", "ppdiffusers")}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+LIGHT = """
+import sys, ppvilg, ppvilg.config, ppvilg.data, ppvilg.knowledge
+heavy = {"paddle", "paddlenlp", "ppdiffusers"} & set(sys.modules)
+assert not heavy, heavy
+assert "ErnieViLG2Pipeline" in dir(ppvilg)
+try:
+    ppvilg.ErnieViLG3Pipeline
+except AttributeError as error:
+    assert "ErnieViLG2Pipeline" in str(error)
+else:
+    raise AssertionError("an unknown name was found")
+"""
+# The harder form of "ppvilg first": ppdiffusers is imported from the middle of one of our own modules.
+OURS_FIRST = "import ppvilg.models, ppdiffusers, ppvilg"
+THEIRS_FIRST = "import ppdiffusers, ppvilg"
+FOUND = """
+assert "ppvilg.pipelines" not in sys.modules, "found before it was asked for"
+assert ppdiffusers.ErnieViLG2Pipeline is ppvilg.ErnieViLG2Pipeline
+assert all(hasattr(ppvilg, name) for name in ppvilg.__all__)
+assert ppdiffusers.DDIMScheduler.__name__ == "DDIMScheduler"
+assert not hasattr(ppdiffusers, "ErnieViLG3Pipeline")
+"""
+
+
+def test_import_in_fresh_processes():
+    """Light imports stay light; ppdiffusers knows our pipeline in either order of import."""
+    sources = {"light": LIGHT, "ours first": OURS_FIRST + "\nimport sys" + FOUND}
+    sources["theirs first"] = THEIRS_FIRST + "\nimport sys" + FOUND
+    started = {
+        name: subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for name, source in sources.items()
+    }
+    for name, process in started.items():
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{name}: {errors[-2000:]}"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Lint and tests from a clean clone: makes .venv, installs, runs. Arguments go to pytest: bash tools/test.sh -k knowledge
+# WITH_PEERS=1 also installs PyTorch and diffusers, so that the tests that compare with them run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/venv.sh
+
+echo "[1/3] environment"
+ensure_venv "cpu,test${WITH_PEERS:+,peers}"
+# Here rather than in the tests, where two processes would install at once.
+"$python" -c 'from ppvilg.data.objects import require_assets; require_assets()'
+echo "[2/3] ruff"
+"$python" -m ruff check .
+echo "[3/3] pytest"
+# One thread per process, one process per core: Paddle's tiny kernels gain nothing from threads.
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+"$python" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+echo "tests passed: $PWD"
