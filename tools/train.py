@@ -26,14 +26,13 @@ def save_pipeline(components: dict, folder) -> None:
 
 def draw_prompts(components: dict, prompts: list, num_inference_steps: int, guidance_scale: float, seed: int):
     import numpy as np
-    import paddle
     from ppvilg import ErnieViLG2Pipeline
     from ppvilg.pipelines import make_grid
 
     pipeline = ErnieViLG2Pipeline(**components)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(prompts, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-                      generator=paddle.Generator().manual_seed(seed)).images
+                      generator=seed).images
     return np.asarray(make_grid(images, columns=6))
 
 

@@ -203,7 +203,9 @@ class DenoiserStage:
         return {"vae": self.run.vae, "text_encoder": self.text_encoder, "tokenizer": self.conditioning.tokenizer,
                 "unet": self.unet, "scheduler": self.scheduler, "mark": self.conditioning.text.mark,
                 "key_token_weight": self.conditioning.text.key_token_weight,
-                "max_length": self.conditioning.text.max_length}
+                "max_length": self.conditioning.text.max_length,
+                "default_num_inference_steps": self.recipe.sample.num_inference_steps,
+                "default_guidance_scale": self.recipe.sample.guidance_scale}
 
     def draw(self, step: int):
         """Pictures of the recipe's fixed prompts."""

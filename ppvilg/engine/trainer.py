@@ -143,6 +143,7 @@ class Trainer:
             np.add.at(sums[0], groups, values)
             np.add.at(sums[1], groups, 1.0)
 
+    @paddle.no_grad()
     def _clip_gradients(self) -> float:
         """Scale gradients to the global norm limit; gives the norm before."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
