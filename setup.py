@@ -20,10 +20,7 @@ setup(
     python_requires=">=3.10,<3.12",  # paddlenlp 2.8 needs tool-helpers, which has no build for 3.12 and later
     packages=find_packages(include=["ppvilg", "ppvilg.*"]),
     package_data={
-        "ppvilg": [
-            "data/tables/*",
-            *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
-        ]
+        "ppvilg": [f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")],
     },
     install_requires=[
         *(each.name + each.install for each in VERSIONS["REQUIREMENTS"]),

@@ -10,7 +10,7 @@ ensure_venv "cpu,test${WITH_PEERS:+,peers}"
 # Here rather than in the tests, where two processes would install at once.
 "$python" -c 'from ppvilg.data.objects import require_assets; require_assets()'
 echo "[2/3] ruff"
-"$python" -m ruff check .
+"$python" -m ruff check --output-format concise .
 echo "[3/3] pytest"
 # One thread per process, one process per core: Paddle's tiny kernels gain nothing from threads.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
