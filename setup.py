@@ -38,6 +38,6 @@ setup(
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "scipy"],
         # The same weights in PyTorch, for the tests that compare; the CPU build of torch comes from
         # --extra-index-url https://download.pytorch.org/whl/cpu
-        "peers": ["torch>=2.5", "diffusers>=0.29,<0.32"],
+        "peers": ["torch==2.13.0", "diffusers>=0.29,<0.32"],
     },
 )

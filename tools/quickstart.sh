@@ -6,6 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/venv.sh
 
 output=output/quickstart
+# What the libraries say about their own imports.
+export PYTHONWARNINGS="ignore::UserWarning:paddle.utils.cpp_extension.extension_utils,ignore::UserWarning:_distutils_hack"
 ranks=$(($(getconf _NPROCESSORS_ONLN) > 1 ? 2 : 1))
 
 draw() { # draw MODEL FOLDER: the pictures and grid.png of an earlier run make room
@@ -25,8 +27,8 @@ echo "[3/5] picture-text data: emoji scenes"
 echo "[4/5] training from scratch for a few minutes: autoencoder, denoiser, experts"
 # Two processes with one thread each train faster than one process with two threads.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-"$python" -m paddle.distributed.launch --nproc_per_node "$ranks" --log_dir $output/training/ranks \
-    tools/train.py -c configs/quickstart.yml
+"$python" -m paddle.distributed.launch --nproc_per_node "$ranks" --log_level WARNING \
+    --log_dir $output/training/ranks tools/train.py -c configs/quickstart.yml
 
 echo "[5/5] pictures of the model just trained"
 draw $output/training/experts $output/trained
