@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,9 +28,9 @@ class DataConfig:
     """Where samples come from and how they become pictures of the model's shapes."""
 
     train: str = MISSING  # one .tar, a folder of .tar shards, a brace pattern, or a folder with a .jsonl
-    validation: Optional[str] = None
-    annotations: Optional[str] = None  # sidecar JSONL; None: annotations.jsonl beside the shards, if there
-    shapes: List[List[int]] = field(default_factory=lambda: [[64, 64]])  # (width, height) in pixels, one bucket each
+    validation: str | None = None
+    annotations: str | None = None  # sidecar JSONL; None: annotations.jsonl beside the shards, if there
+    shapes: list[list[int]] = field(default_factory=lambda: [[64, 64]])  # (width, height) in pixels, one bucket each
     crop: str = "center"  # "center" or "random"
     horizontal_flip: float = 0.0  # probability; leave 0 where captions speak of left and right
     caption: str = "zh"  # which caption is trained on: "zh" or "en"
@@ -87,7 +88,7 @@ class KnowledgeConfig:
 
 @dataclass
 class TokenizerConfig:
-    pretrained: Optional[str] = None  # name or folder of a stock ERNIE tokenizer; None: vocabulary from the captions
+    pretrained: str | None = None  # name or folder of a stock ERNIE tokenizer; None: vocabulary from the captions
     max_length: int = 40  # tokens, marks included
 
 
@@ -95,9 +96,9 @@ class TokenizerConfig:
 class ComponentConfig:
     """One network: weights to start from, or the configuration of a new one (keys of the stock class)."""
 
-    pretrained: Optional[str] = None
+    pretrained: str | None = None
     from_diffusers: bool = False  # the folder holds PyTorch diffusers weights
-    config: Dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,8 +108,8 @@ class ModelConfig:
     vae: ComponentConfig = field(default_factory=ComponentConfig)
     unet: ComponentConfig = field(default_factory=ComponentConfig)
     num_experts: int = 10
-    boundaries: Optional[List[int]] = None  # n + 1 ascending timesteps from 0 to T; None: uniform blocks
-    scheduler: Dict[str, Any] = field(default_factory=dict)  # keys of ppdiffusers' DDIMScheduler
+    boundaries: list[int] | None = None  # n + 1 ascending timesteps from 0 to T; None: uniform blocks
+    scheduler: dict[str, Any] = field(default_factory=dict)  # keys of ppdiffusers' DDIMScheduler
 
 
 @dataclass
@@ -144,7 +145,7 @@ class VAEStageConfig(StageConfig):
 @dataclass
 class DenoiserStageConfig(StageConfig):
     caption_dropout: float = 0.1  # share of samples trained on the empty caption, for classifier-free guidance
-    min_snr_gamma: Optional[float] = None  # None: off
+    min_snr_gamma: float | None = None  # None: off
     train_text_encoder: bool = True
     validation_timesteps: int = 4  # fixed timesteps per block of the routing table
 
@@ -165,7 +166,7 @@ class TrainConfig:
 class SampleConfig:
     """The fixed prompts whose pictures show progress."""
 
-    prompts: List[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
     seed: int = 0
@@ -184,7 +185,7 @@ class Recipe:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
 
-def load_config(path: str | Path, overrides: List[str] | None = None) -> Recipe:
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe, its ``_base_`` files and ``key=value`` overrides into a read-only Recipe.
 
     Raises:
@@ -201,13 +202,13 @@ def load_config(path: str | Path, overrides: List[str] | None = None) -> Recipe:
         config = _merge(config, OmegaConf.from_dotlist([override]), f"-o {override}")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ConfigError(f"{path}: no value for {', '.join(missing)}; set it in the recipe or with -o {missing[0]}=...")
+        raise ConfigError(f"{path}: no value for {', '.join(missing)}; set it in the recipe or by -o {missing[0]}=...")
     validate(config)
     OmegaConf.set_readonly(config, True)
     return config
 
 
-def _read_with_bases(path: Path, above: tuple) -> List[tuple]:
+def _read_with_bases(path: Path, above: tuple) -> list[tuple]:
     """The files of a recipe in the order in which they are merged: bases first, later ones over earlier ones."""
     path = path.resolve()
     if path in above:
@@ -232,9 +233,9 @@ def _merge(config, node, origin: str):
     _check_keys(config, node, "", origin)
     try:
         return OmegaConf.merge(config, node)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        raise ConfigError(f"{origin}: {key}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: a mapping where a list is declared
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{origin}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from error
 
 
 def _check_keys(declared, given, prefix: str, origin: str) -> None:
@@ -246,11 +247,17 @@ def _check_keys(declared, given, prefix: str, origin: str) -> None:
     for key in given:
         name = f"{prefix}{key}"
         if key not in declared.keys():  # `in declared` would deny keys that have no value yet
-            close = difflib.get_close_matches(str(key), [str(k) for k in declared], n=1)
-            hint = f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(str(k) for k in declared)}"
-            raise ConfigError(f"{origin}: unknown key {name!r}{hint}")
+            raise ConfigError(f"{origin}: {unknown_key(prefix, key, declared)}")
         if not OmegaConf.is_missing(given, key) and not OmegaConf.is_missing(declared, key):
             _check_keys(declared._get_node(key), given._get_node(key), f"{name}.", origin)
+
+
+def unknown_key(prefix: str, key, known: Iterable) -> str:
+    """Sentence about a key that nobody declared: the closest one that is, or all of them."""
+    names = sorted(str(name) for name in known)
+    close = difflib.get_close_matches(str(key), names, n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(names)}"
+    return f"unknown key {prefix}{key}; {hint}"
 
 
 def validate(config) -> None:
@@ -263,8 +270,14 @@ def validate(config) -> None:
     if config.data.caption not in ("zh", "en"):
         raise ConfigError(f"data.caption={config.data.caption!r}: use zh or en")
     _validate_probabilities(config)
+    for key in ("seed", "data.workers", "data.bad_sample_limit", "knowledge.text.key_token_weight",
+                "knowledge.vision.loss.object_weight"):
+        if OmegaConf.select(config, key) < 0:
+            raise ConfigError(f"{key}={OmegaConf.select(config, key)}: must not be negative")
     for stage in STAGES:
         _validate_stage(config.train[stage], f"train.{stage}")
+    for stage in ("base", "experts"):
+        _validate_denoiser_stage(config.train[stage], f"train.{stage}")
     _validate_model(config)
 
 
@@ -281,8 +294,13 @@ def _validate_stage(stage, name: str) -> None:
     for key in ("batch_size", "accumulation", "ema_every", "log_every", "checkpoint_every", "keep_checkpoints"):
         if stage[key] < 1:
             raise ConfigError(f"{name}.{key}={stage[key]}: must be at least 1")
-    if stage.steps < 0 or stage.warmup_steps < 0:
-        raise ConfigError(f"{name}: steps={stage.steps}, warmup_steps={stage.warmup_steps}: must not be negative")
+    for key in ("steps", "warmup_steps", "validate_every", "sample_every", "learning_rate", "final_learning_rate",
+                "weight_decay", "gradient_clip"):
+        if stage[key] < 0:
+            raise ConfigError(f"{name}.{key}={stage[key]}: must not be negative")
+    if 0 < stage.steps < stage.ema_every:
+        raise ConfigError(f"{name}.ema_every={stage.ema_every} is longer than the stage ({stage.steps} steps): its "
+                          f"result, the averaged weights, would be the initial ones")
     if stage.steps and stage.warmup_steps > stage.steps:
         raise ConfigError(f"{name}.warmup_steps={stage.warmup_steps} is longer than the stage ({stage.steps} steps)")
     if stage.batch_size % stage.accumulation:
@@ -293,12 +311,53 @@ def _validate_stage(stage, name: str) -> None:
         raise ConfigError(f"{name}.ema_decay={stage.ema_decay}: must lie in [0, 1)")
 
 
+def _validate_denoiser_stage(stage, name: str) -> None:
+    if stage.validation_timesteps < 1:
+        raise ConfigError(f"{name}.validation_timesteps={stage.validation_timesteps}: must be at least 1")
+    if stage.min_snr_gamma is not None and not stage.min_snr_gamma > 0:
+        raise ConfigError(f"{name}.min_snr_gamma={stage.min_snr_gamma}: must be positive, or null to turn it off")
+
+
+def _validate_boundaries(model, timesteps: int) -> None:
+    bounds = model.boundaries
+    if bounds is None:
+        return
+    ascending = all(low < high for low, high in zip(bounds, bounds[1:]))
+    if len(bounds) != model.num_experts + 1 or not ascending or bounds[0] != 0 or bounds[-1] != timesteps:
+        raise ConfigError(f"model.boundaries={list(bounds)}: {model.num_experts} experts need {model.num_experts + 1} "
+                          f"ascending timesteps from 0 to {timesteps}, each block beginning where the last one ends")
+
+
+def _validate_levels(config: dict, name: str) -> None:
+    """A network has one block per level, and channels that its group norms can divide."""
+    levels = config.get("block_out_channels")
+    for key in ("down_block_types", "up_block_types"):
+        if levels is not None and key in config and len(config[key]) != len(levels):
+            raise ConfigError(f"{name}.{key} has {len(config[key])} entries, block_out_channels {len(levels)}")
+    groups = config.get("norm_num_groups", 32)
+    for channels in levels or ():
+        if groups and channels % groups:
+            raise ConfigError(f"{name}.block_out_channels: {channels} is not a multiple of norm_num_groups={groups}")
+
+
 def _validate_model(config) -> None:
     model = config.model
     timesteps = model.scheduler.get("num_train_timesteps", 1000)
     if not 1 <= model.num_experts <= timesteps:
         raise ConfigError(f"model.num_experts={model.num_experts}: must lie between 1 and {timesteps} timesteps")
+    _validate_boundaries(model, timesteps)
     vae, unet = model.vae.config, model.unet.config
+    for part, name in ((model.vae, "model.vae.config"), (model.unet, "model.unet.config")):
+        if not part.pretrained:
+            _validate_levels(part.config, name)
+    if not model.unet.pretrained and unet.get("out_channels", 4) != unet.get("in_channels", 4):
+        raise ConfigError(f"model.unet.config.out_channels={unet.get('out_channels', 4)} does not fit "
+                          f"in_channels={unet.get('in_channels', 4)}")
+    text = model.text_encoder.config
+    hidden, heads = text.get("hidden_size", 768), text.get("num_attention_heads", 12)
+    if not model.text_encoder.pretrained and hidden % heads:
+        raise ConfigError(f"model.text_encoder.config.hidden_size={hidden} is not a multiple of "
+                          f"num_attention_heads={heads}")
     if not model.vae.pretrained and not model.unet.pretrained:
         if vae.get("latent_channels", 4) != unet.get("in_channels", 4):
             raise ConfigError(f"model.vae.config.latent_channels={vae.get('latent_channels', 4)} does not fit "
@@ -316,8 +375,8 @@ def _validate_model(config) -> None:
         factor = picture_multiple(config)
         for width, height in config.data.shapes:
             if width % factor or height % factor:
-                raise ConfigError(f"data.shapes: {width}x{height} is not a multiple of {factor}, the VAE's factor times "
-                                  f"the UNet's deepest level")
+                raise ConfigError(f"data.shapes: {width}x{height} is not a multiple of {factor}, the VAE's factor "
+                                  f"times the UNet's deepest level")
 
 
 def picture_multiple(config) -> int:

@@ -6,6 +6,8 @@ again to go on after a stop.
 import argparse
 import logging
 import os
+import signal
+import sys
 
 from ppvilg.config import ConfigError, load_config
 
@@ -18,6 +20,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def is_main_rank() -> bool:
+    return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+
+
 def save_pipeline(components: dict, folder) -> None:
     from ppvilg import ErnieViLG2Pipeline
 
@@ -26,6 +32,7 @@ def save_pipeline(components: dict, folder) -> None:
 
 def draw_prompts(components: dict, prompts: list, num_inference_steps: int, guidance_scale: float, seed: int):
     import numpy as np
+
     from ppvilg import ErnieViLG2Pipeline
     from ppvilg.pipelines import make_grid
 
@@ -36,23 +43,32 @@ def draw_prompts(components: dict, prompts: list, num_inference_steps: int, guid
     return np.asarray(make_grid(images, columns=6))
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    try:
-        recipe = load_config(arguments.config, arguments.override)
-    except (ConfigError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
-
+def train(recipe) -> str:
+    """All stages of the recipe; gives the folder of the last result."""
     from ppvilg._runtime import prepare_cpu
 
     prepare_cpu()
     from ppvilg.engine import PipelineHooks, Run, distributed
 
-    main_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
-    logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s")
+    # The launcher stops its ranks by SIGTERM; here and not before, for Paddle installs a handler that prints a stack
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     distributed.start()
-    result = Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
-    if main_rank:
+    return Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    try:
+        recipe = load_config(arguments.config, arguments.override)
+        result = train(recipe)
+    except (ConfigError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        if is_main_rank():
+            print("\nstopped: run the same command again to go on where the checkpoints end", file=sys.stderr)
+        os._exit(130)  # at once: ordinary exit would wait for ranks that wait for this one
+    if is_main_rank():
         print(f"done: {result}")
 
 

@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator
 
 import numpy as np
 import paddle
 
 from ppvilg.config import Recipe
-from ppvilg.data import Batch, BatchOrder, ImageTransform, RecordSource, SampleLoader
+from ppvilg.data import BadSample, Batch, BatchOrder, ImageTransform, RecordSource, SampleLoader
 from ppvilg.engine import distributed
+from ppvilg.engine.monitor import log_bad_sample
 
 
 class AutoencoderStage:
@@ -23,14 +24,31 @@ class AutoencoderStage:
         self.recipe, self.config, self.vae = recipe, recipe.train.vae, vae
         self.networks = {"vae": vae}
         self.training, self.validation, self.transform, self.folder = training, validation, transform, folder
+        self.unreadable: set[int] = set()  # validation pictures that were found bad
+        if vae.config.get("linear_shortcut") and not recipe.model.vae.pretrained:
+            vae.initialize_shortcut(self._first_pictures(1024))
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         order = BatchOrder(self.transform.buckets_of(self.training.sizes), self.config.batch_size, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed, distributed.rank(),
                               distributed.world_size(), self.recipe.data.bad_sample_limit, self.recipe.data.workers,
-                              bad_sample_list=str(self.folder.parent / f"bad_samples_vae_{distributed.rank()}.jsonl"))
+                              on_bad_sample=log_bad_sample,
+                              bad_sample_list=self.folder.parent / f"bad_samples_vae_{distributed.rank()}.jsonl")
         for _, batch in loader.iterate_from(first_step):
             yield batch
+
+    def _first_pictures(self, count: int) -> np.ndarray:
+        """At least `count` training pictures of one shape, float32 (N, 3, H, W): the same ones whenever it is asked."""
+        buckets = self.transform.buckets_of(self.training.sizes)
+        commonest = np.bincount(buckets).argmax()
+        loader = SampleLoader(self.training, self.transform, BatchOrder(buckets, 32, self.recipe.seed), self.recipe.seed,
+                              bad_sample_limit=self.recipe.data.bad_sample_limit)
+        pictures = []
+        for _, batch in loader.iterate_from(0):
+            if batch.bucket == commonest:
+                pictures.append(batch.pixel_values)
+            if len(pictures) * 32 >= count:
+                return np.concatenate(pictures)
 
     def losses(self, batch: Batch, step: int, part: slice):
         pixels = paddle.to_tensor(batch.pixel_values[part])  # (N, 3, H, W)
@@ -47,49 +65,64 @@ class AutoencoderStage:
         return {f"vae.{name}" for name, p in self.vae.named_parameters() if p.ndim < 2}
 
     @paddle.no_grad()
-    def validate(self) -> Dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Peak signal-to-noise ratio in dB, mean over validation pictures."""
         count = min(len(self.validation), self.recipe.data.max_validation_samples)
         sums = np.zeros(3)
-        for index in range(distributed.rank(), count, distributed.world_size()):
-            record = self.validation.read(index)
-            bucket = self.transform.bucket_of(*record.image.size)
-            pixels, _ = self.transform(record.image, record.objects, bucket, np.random.default_rng(0))
-            values = paddle.to_tensor(pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0)  # (1, 3, H, W)
-            decoded = self.vae.decode(self.vae.encode(values).latent_dist.mode()).sample.clip(-1.0, 1.0)
-            squared = float((decoded - values).square().mean())
+        for _, pixels in self._validation_pictures(range(distributed.rank(), count, distributed.world_size())):
+            values = _tensor(pixels)  # (1, 3, H, W)
+            squared = float((self._reconstruct(values).clip(-1.0, 1.0) - values).square().mean())
             sums += [squared, 10.0 * math.log10(4.0 / max(squared, 1e-10)), 1.0]
         squared, decibel, number = distributed.mean_over_ranks(sums)
+        if not number:
+            raise RuntimeError("data.validation: none of its pictures can be read; the log names them")
         return {"loss": squared / number, "psnr_db": decibel / number}
 
+    def _validation_pictures(self, indices) -> Iterator[tuple[int, np.ndarray]]:
+        """(bucket, uint8 picture (H, W, 3)) of those that can be read; the others are named once."""
+        for index in indices:
+            try:
+                record = self.validation.read(index)
+                bucket = self.transform.bucket_of(*record.image.size)
+                yield bucket, self.transform(record.image, record.objects, bucket, np.random.default_rng(0))[0]
+            except BadSample as problem:
+                if index not in self.unreadable:
+                    self.unreadable.add(index)
+                    log_bad_sample(problem)
+
+    def _reconstruct(self, values: paddle.Tensor) -> paddle.Tensor:
+        return self.vae.decode(self.vae.encode(values).latent_dist.mode()).sample  # (N, 3, H, W)
+
+    @paddle.no_grad()
     def draw(self, step: int):
         """Validation pictures above their reconstructions."""
         rows = [[], []]
-        for index in range(min(64, len(self.validation))):
-            record = self.validation.read(index)
-            if self.transform.bucket_of(*record.image.size) == 0 and len(rows[0]) < 12:
-                pixels, _ = self.transform(record.image, record.objects, 0, np.random.default_rng(0))
-                values = paddle.to_tensor(pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0)
-                with paddle.no_grad():
-                    decoded = self.vae.decode(self.vae.encode(values).latent_dist.mode()).sample
+        for bucket, pixels in self._validation_pictures(range(min(64, len(self.validation)))):
+            if bucket == 0 and len(rows[0]) < 12:
+                decoded = self._reconstruct(_tensor(pixels))
                 rows[0].append(pixels)
                 rows[1].append(((decoded[0].numpy().transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8))
         return np.concatenate([np.concatenate(row, axis=1) for row in rows]) if rows[0] else None
 
-    def export(self) -> None:
+    def export(self, folder: Path) -> None:
         """Save the autoencoder with the scaling factor that gives its latents unit variance."""
-        if distributed.is_main():
-            self.vae.register_to_config(scaling_factor=1.0 / self._latent_deviation())
-            self.vae.save_pretrained(str(self.folder), safe_serialization=True)
-        distributed.barrier()
+        self.vae.register_to_config(scaling_factor=1.0 / self._latent_deviation())
+        self.vae.save_pretrained(str(folder), safe_serialization=True)
 
     @paddle.no_grad()
     def _latent_deviation(self, count: int = 512) -> float:
         order = BatchOrder(self.transform.buckets_of(self.training.sizes), 32, self.recipe.seed)
-        loader = SampleLoader(self.training, self.transform, order, self.recipe.seed)
+        loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
+                              bad_sample_limit=self.recipe.data.bad_sample_limit)
         total, squares, number = 0.0, 0.0, 0
         for step, batch in loader.iterate_from(0):
-            latents = self.vae.encode(paddle.to_tensor(batch.pixel_values)).latent_dist.mode().numpy().astype(np.float64)
+            posterior = self.vae.encode(paddle.to_tensor(batch.pixel_values)).latent_dist
+            latents = posterior.mode().numpy().astype(np.float64)  # (N, C, h, w)
             total, squares, number = total + latents.sum(), squares + (latents**2).sum(), number + latents.size
             if (step + 1) * 32 >= count:
                 return math.sqrt(squares / number - (total / number) ** 2)
+
+
+def _tensor(pixels: np.ndarray) -> paddle.Tensor:
+    """uint8 picture (H, W, 3) -> (1, 3, H, W) in [-1, 1]."""
+    return paddle.to_tensor(pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0)

@@ -1,17 +1,20 @@
 """Recipe -> live components: tokenizer, text encoder, autoencoder, denoiser, scheduler, data."""
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import paddle
 from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
 from ppdiffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from ppdiffusers.configuration_utils import FrozenDict
 
-from ppvilg.config import ConfigError, Recipe
+from ppvilg.config import ConfigError, Recipe, unknown_key
 from ppvilg.data import ImageTransform, RecordSource, open_source
 from ppvilg.engine import distributed
+from ppvilg.engine.checkpoint import replaced_folder
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, add_marks, build_tokenizer
 from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL
 
@@ -35,12 +38,10 @@ def build_sources(recipe: Recipe) -> tuple[RecordSource, RecordSource]:
     if not recipe.data.validation:
         raise ConfigError("data.validation is not set: experts are judged against their base on data neither has seen. "
                           "Give a second folder or shard pattern")
-    training = open_source(recipe.data.train, recipe.data.annotations)
-    validation = open_source(recipe.data.validation)
-    for name, source in (("data.train", training), ("data.validation", validation)):
-        if not len(source):
-            raise ConfigError(f"{name}: no usable sample in it\n{source.summary()}")
-    return training, validation
+    try:
+        return open_source(recipe.data.train, recipe.data.annotations), open_source(recipe.data.validation)
+    except ValueError as error:  # nothing usable in it, or not a data set at all; the text names the folder
+        raise ConfigError(f"data: {error}") from error
 
 
 def build_transform(recipe: Recipe) -> ImageTransform:
@@ -49,17 +50,66 @@ def build_transform(recipe: Recipe) -> ImageTransform:
     return ImageTransform(shapes, recipe.data.crop, recipe.data.horizontal_flip)
 
 
-def build_tokenizer_for(recipe: Recipe, captions: List[str], folder: Path) -> ErnieTokenizer:
-    """The recipe's stock tokenizer with the marks added, or one whose vocabulary comes from `captions`."""
+def check_settings(recipe: Recipe) -> None:
+    """Keys of the free-form parts must be the stock classes' own. Raises ConfigError naming the key."""
+    model = recipe.model
+    text_settings = set(inspect.signature(ErnieConfig.__init__).parameters) - {"self", "kwargs", "vocab_size"}
+    for name, node, known in (
+        ("model.text_encoder.config", model.text_encoder.config, text_settings - {"pad_token_id"}),
+        ("model.vae.config", model.vae.config, _settings_of(_vae_class(recipe))),
+        ("model.unet.config", model.unet.config, _settings_of(UNet2DConditionModel)),
+        ("model.scheduler", model.scheduler, _settings_of(DDIMScheduler)),
+    ):
+        for key in node:
+            if key not in known:
+                raise ConfigError(unknown_key(f"{name}.", key, known))
+
+
+def _settings_of(cls) -> set:
+    return set(inspect.signature(cls.__init__).parameters) - {"self"}
+
+
+def check_components(recipe: Recipe, vae, text_encoder: ErnieModel, unet: MoDEUNet2DConditionModel) -> None:
+    """Sizes of networks must fit together, also where they came from files. Raises ConfigError."""
+    pairs = (
+        ("channels of the autoencoder's latents", vae.config.latent_channels, "denoiser's channels", unet.in_channels),
+        ("width of the text encoder", text_encoder.config.hidden_size, "denoiser's cross_attention_dim",
+         unet.config.unet["cross_attention_dim"]),
+        ("model.scheduler.num_train_timesteps", recipe.model.scheduler.get("num_train_timesteps", 1000),
+         "denoiser's num_train_timesteps", unet.num_train_timesteps),
+    )
+    for one, left, other, right in pairs:
+        if left != right:
+            raise ConfigError(f"{one} ({left}) do not fit the {other} ({right})")
+    positions = text_encoder.config.max_position_embeddings
+    if recipe.model.tokenizer.max_length > positions:
+        raise ConfigError(f"model.tokenizer.max_length={recipe.model.tokenizer.max_length} is longer than the "
+                          f"{positions} positions of the text encoder")
+
+
+def build_tokenizer_for(recipe: Recipe, captions: Callable[[], list[str]], data_hash: str, folder: Path
+                        ) -> ErnieTokenizer:
+    """The recipe's stock tokenizer with the marks added, or one whose vocabulary comes from `captions`.
+
+    The latter is kept in `folder` beside `data_hash`, and made again when the data are others.
+    """
     if recipe.model.tokenizer.pretrained:
-        tokenizer = ErnieTokenizer.from_pretrained(recipe.model.tokenizer.pretrained)
+        tokenizer = _load_tokenizer(recipe.model.tokenizer.pretrained)
         add_marks(tokenizer)
         return tokenizer
-    if not (folder / "vocab.txt").exists():
-        if distributed.is_main():
-            build_tokenizer(captions, folder)
-        distributed.barrier()
-    return ErnieTokenizer.from_pretrained(str(folder))
+    note = folder / "data.sha256"
+    if distributed.is_main() and not (note.is_file() and note.read_text(encoding="utf-8") == data_hash):
+        with replaced_folder(folder) as partial:
+            build_tokenizer(captions(), partial)
+            (partial / note.name).write_text(data_hash, encoding="utf-8")
+    distributed.barrier()
+    return _load_tokenizer(str(folder))
+
+
+def _load_tokenizer(name: str) -> ErnieTokenizer:
+    tokenizer = ErnieTokenizer.from_pretrained(name)
+    tokenizer.init_kwargs.pop("special_tokens_map_file", None)  # a path on this machine, not to be saved
+    return tokenizer
 
 
 def build_text_encoder(recipe: Recipe, tokenizer: ErnieTokenizer) -> ErnieModel:
@@ -76,25 +126,33 @@ def build_text_encoder(recipe: Recipe, tokenizer: ErnieTokenizer) -> ErnieModel:
 
 def build_vae(recipe: Recipe, folder: Path | None = None) -> AutoencoderKL:
     """The autoencoder of a finished stage in `folder`, of published weights, or a new one."""
-    part = recipe.model.vae
-    settings = plain(part.config)
-    cls = PatchAutoencoderKL if "patch_size" in settings else AutoencoderKL
+    part, cls = recipe.model.vae, _vae_class(recipe)
     if folder is not None:
-        return cls.from_pretrained(str(folder))
+        return _without_path(cls.from_pretrained(str(folder)))
     seed_weights(recipe.seed, 2)
     if part.pretrained:
-        return cls.from_pretrained(part.pretrained, from_diffusers=part.from_diffusers)
-    return cls(**settings)
+        return _without_path(cls.from_pretrained(part.pretrained, from_diffusers=part.from_diffusers))
+    return cls(**plain(part.config))
+
+
+def _vae_class(recipe: Recipe) -> type:
+    return PatchAutoencoderKL if "patch_size" in recipe.model.vae.config else AutoencoderKL
+
+
+def _without_path(vae: AutoencoderKL) -> AutoencoderKL:
+    """A path on the machine that loaded the weights has no business in the files saved from here."""
+    vae._internal_dict = FrozenDict({key: value for key, value in vae.config.items() if key != "_name_or_path"})
+    return vae
 
 
 def build_base_unet(recipe: Recipe) -> MoDEUNet2DConditionModel:
     """One denoiser for all timesteps, new or from published weights."""
     part = recipe.model.unet
     seed_weights(recipe.seed, 3)
+    steps = recipe.model.scheduler.get("num_train_timesteps", 1000)
     if part.pretrained:
         unet = UNet2DConditionModel.from_pretrained(part.pretrained, from_diffusers=part.from_diffusers)
-        return MoDEUNet2DConditionModel.from_base(unet, 1)
-    steps = recipe.model.scheduler.get("num_train_timesteps", 1000)
+        return MoDEUNet2DConditionModel.from_base(unet, 1, num_train_timesteps=steps)
     return MoDEUNet2DConditionModel(num_experts=1, num_train_timesteps=steps, unet=plain(part.config))
 
 

@@ -5,19 +5,24 @@ without a manifest or with a wrong hash is named and skipped; the newest whole o
 """
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+EXPORTED = "exported.json"
 
 
 class CheckpointError(RuntimeError):
@@ -30,7 +35,7 @@ class CheckpointStore:
     def __init__(self, root: Path, recipe_hash: str, keep: int = 2):
         self.root, self.recipe_hash, self.keep = Path(root), recipe_hash, keep
 
-    def save(self, step: int, objects: Dict[str, Dict[str, np.ndarray]], progress: dict) -> Path:
+    def save(self, step: int, objects: dict[str, dict[str, np.ndarray]], progress: dict) -> Path:
         """Write `objects` (name -> arrays by key) as the checkpoint of `step`; older ones beyond `keep` go afterwards.
 
         Raises:
@@ -39,7 +44,8 @@ class CheckpointStore:
         final = self.root / f"step_{step:08d}"
         partial = self.root / f".{final.name}.partial"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in self.root.glob(".step_*.partial"):  # of a run that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
             files = {}
             for name, arrays in objects.items():
@@ -50,15 +56,15 @@ class CheckpointStore:
             _seal(partial / MANIFEST)
             shutil.rmtree(final, ignore_errors=True)
             os.rename(partial, final)
-            _sync_folder(self.root)
-        except OSError as error:
+            _sync(self.root)
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
             shutil.rmtree(partial, ignore_errors=True)
-            raise CheckpointError(f"could not write checkpoint {final}: {error}. Earlier checkpoints are untouched; make "
-                                  f"room or choose another output, then run the same command again") from error
-        self._drop_old()
+            raise CheckpointError(f"could not write checkpoint {final}: {error}. Earlier checkpoints are untouched; "
+                                  f"make room or choose another output, then run the same command again") from error
+        self._drop_older(final)
         return final
 
-    def load_newest(self) -> Optional[Tuple[dict, Dict[str, Dict[str, np.ndarray]]]]:
+    def load_newest(self) -> tuple[dict, dict[str, dict[str, np.ndarray]]] | None:
         """(manifest, objects) of the newest whole checkpoint, None where there is none.
 
         Raises:
@@ -70,22 +76,39 @@ class CheckpointStore:
                 logger.warning("checkpoint %s is skipped: %s", folder, problem)
                 continue
             if manifest["recipe"] != self.recipe_hash:
-                raise CheckpointError(f"{folder} was made by another recipe (its data, knowledge, model or stage settings "
-                                      f"differ); choose another output, or move that folder away to start afresh")
+                raise CheckpointError(f"{folder} was made by another recipe (its data, knowledge, model or stage "
+                                      f"settings differ); choose another output, or move the folder away to begin anew")
             names = [file.removesuffix(".safetensors") for file in manifest["files"]]
             return manifest, {name: load_file(folder / f"{name}.safetensors") for name in names}
         return None
 
-    def folders(self) -> List[Path]:
+    def folders(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
         return sorted(folder for folder in self.root.glob("step_*") if folder.is_dir())
 
-    def _drop_old(self) -> None:
-        for folder in self.folders()[: -self.keep]:
-            shutil.rmtree(folder)
+    def export_is_current(self, folder: Path) -> bool:
+        """Whether `folder` is what `note_export` saw, and no checkpoint was made since."""
+        try:
+            noted = json.loads((self.root / EXPORTED).read_text(encoding="utf-8"))
+            return noted == self._export_note(folder)
+        except (OSError, ValueError):  # nothing noted, or nothing there any more
+            return False
+
+    def note_export(self, folder: Path) -> None:
+        """Remember that `folder` was made from the newest checkpoint."""
+        write_whole(self.root / EXPORTED, json.dumps(self._export_note(folder), indent=1))
+
+    def _export_note(self, folder: Path) -> dict:
+        checkpoint = self.folders()[-1]
+        return {"checkpoint": checkpoint.name, "manifest": _hash(checkpoint / MANIFEST), "export": hash_folder(folder)}
+
+    def _drop_older(self, newest: Path) -> None:
+        """Keep the last ones up to `newest`: what lies beyond it was found unusable and must not count."""
+        for folder in [folder for folder in self.folders() if folder.name <= newest.name][: -self.keep]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _inspect(folder: Path) -> Tuple[Optional[str], dict]:
+def _inspect(folder: Path) -> tuple[str | None, dict]:
     """(what is wrong or None, manifest) of a checkpoint folder."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -95,6 +118,74 @@ def _inspect(folder: Path) -> Tuple[Optional[str], dict]:
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}", {}
     return None, manifest
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` to write into; it takes its place when the block ends without an error.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; what was in `folder` before is still there.
+    """
+    folder = Path(folder)
+    partial, old = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(partial, folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"could not write {folder}: {error}. The checkpoints are whole: make room, then run the "
+                              f"same command again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file under a temporary name and rename it: a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    os.replace(partial, path)
+
+
+@contextmanager
+def claimed(folder: Path, wait_seconds: float = 20.0) -> Iterator[None]:
+    """Hold `folder` for this process, for two runs that write into one would spoil both; ends with the process.
+
+    Raises:
+        RuntimeError: another process still holds it after `wait_seconds` (a killed run takes a moment to end).
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as lock:
+        deadline = time.monotonic() + wait_seconds
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise RuntimeError(f"{folder}: process {lock.read().strip() or '(unknown)'} is training into it; wait "
+                                   f"for it, stop it, or choose another output")
+            time.sleep(0.2)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def _locked(lock) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # some network file systems know no locks
+        logger.warning("%s cannot be locked (%s): make sure that no other run writes there", lock.name, error)
+    return True
 
 
 def hash_folder(folder: Path) -> str:
@@ -115,13 +206,13 @@ def _hash(path: Path) -> str:
 
 def _seal(path: Path) -> str:
     """Force a file to disk and give its hash."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    _sync(path)
     return _hash(path)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

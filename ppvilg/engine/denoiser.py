@@ -1,9 +1,9 @@
-"""Stages "base" and "experts": the denoiser learns, fed with language and vision knowledge (paper sections 3.1 to 3.3)."""
+"""Stages "base" and "experts": the denoiser learns, fed with textual and visual knowledge (paper section 3)."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
 
 import numpy as np
 import paddle
@@ -12,6 +12,7 @@ from ppvilg.config import Recipe
 from ppvilg.data import BatchOrder, Record, SampleLoader, sample_rng
 from ppvilg.diffusion import DenoisingLoss, TimestepSampler
 from ppvilg.engine import builder, distributed
+from ppvilg.engine.monitor import log_bad_sample
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge
 from ppvilg.models import MoDEUNet2DConditionModel, expert_index, uniform_boundaries
 
@@ -20,14 +21,15 @@ _TIMESTEP_STREAM, _NOISE_STREAM = 11, 12
 
 @dataclass
 class DenoiserBatch:
-    """A rank's share: latents (N, C, h, w), noise likewise, timesteps (N,), and what the texts became."""
+    """A rank's share: sample indices (N,), latents and noise (N, C, h, w), timesteps (N,), what the texts became."""
 
+    indices: np.ndarray
     latents: np.ndarray
     noise: np.ndarray
     timesteps: np.ndarray
     input_ids: np.ndarray
-    key_token_weights: Optional[np.ndarray]
-    loss_weights: Optional[np.ndarray]
+    key_token_weights: np.ndarray | None
+    loss_weights: np.ndarray | None
 
 
 @dataclass
@@ -39,13 +41,13 @@ class Conditioning:
     text: TextKnowledge
     vision: VisualKnowledge
 
-    def training(self, records: List[Record], rngs: List[np.random.Generator], size, latent_size, dropout: float):
+    def training(self, records: list[Record], rngs: list[np.random.Generator], size, latent_size, dropout: float):
         """(input_ids, key_token_weights, loss_weights) of training samples; each draws from its own generator."""
         part = self.recipe.knowledge.text
         texts, applied, maps = [], [], []
         for record, rng in zip(records, rngs):
             # one draw each, in a fixed order: a switch that is off must not shift the numbers of the others
-            drop, apply = rng.random() < dropout, part.enabled and rng.random() < part.probability
+            drop, apply = rng.random() < dropout, bool(rng.random() < part.probability) and part.enabled
             caption, _ = self.vision.choose_caption(record.captions, record.objects, rng, marks=apply)
             maps.append(self.vision.weight_map(record.objects, caption, size, latent_size, rng))
             texts.append("" if drop else caption)
@@ -54,7 +56,7 @@ class Conditioning:
         weighted = self.vision.object_weight > 0
         return encoded.input_ids, self._weights(encoded), np.stack(maps) if weighted else None
 
-    def inference(self, records: List[Record]):
+    def inference(self, records: list[Record]):
         """(input_ids, key_token_weights) as the pipeline makes them."""
         encoded = self.text.encode([self._caption(record) for record in records], True)
         return encoded.input_ids, self._weights(encoded)
@@ -62,27 +64,27 @@ class Conditioning:
     def _caption(self, record: Record) -> str:
         return record.captions.get(self.recipe.data.caption) or next(iter(record.captions.values()))
 
-    def _weights(self, encoded) -> Optional[np.ndarray]:
+    def _weights(self, encoded) -> np.ndarray | None:
         return encoded.key_token_weights if self.text.key_token_weight > 0 else None
 
 
 class DenoiserStage:
     """One shared denoiser ("base"), or the experts that it is split into ("experts")."""
 
-    def __init__(self, run, name: str, folder: Path, base: Optional[Path]):
+    def __init__(self, run, name: str, folder: Path, base: Path | None):
         self.name, self.number, self.run, self.folder = name, {"base": 1, "experts": 2}[name], run, folder
         self.recipe, self.config, self.conditioning = run.recipe, run.recipe.train[name], run.conditioning
         self.scheduler = builder.build_scheduler(self.recipe)
         timesteps = self.scheduler.config.num_train_timesteps
-        boundaries = self.recipe.model.boundaries
-        self.boundaries = list(boundaries) if boundaries else uniform_boundaries(self.recipe.model.num_experts, timesteps)
+        model = self.recipe.model
+        self.boundaries = list(model.boundaries or uniform_boundaries(model.num_experts, timesteps))
         self._build_networks(base)
         self.sampler = TimestepSampler(timesteps, self.boundaries)
         self.loss = DenoisingLoss(self.scheduler, self.config.min_snr_gamma)
         self.plain_loss = DenoisingLoss(self.scheduler)
         self.groups = [f"expert_{k:02d}" for k in range(len(self.boundaries) - 1)]
 
-    def _build_networks(self, base: Optional[Path]) -> None:
+    def _build_networks(self, base: Path | None) -> None:
         if base is None:
             self.unet = builder.build_base_unet(self.recipe)
             self.text_encoder = builder.build_text_encoder(self.recipe, self.conditioning.tokenizer)
@@ -92,12 +94,16 @@ class DenoiserStage:
             self.text_encoder = type(builder.build_text_encoder(self.recipe, self.conditioning.tokenizer)
                                      ).from_pretrained(str(base / "text_encoder"))
         self.networks = {"unet": self.unet}
-        self.unet.train()
         if self.config.train_text_encoder:
             self.networks["text_encoder"] = self.text_encoder
-            self.text_encoder.train()
-        else:
-            self.text_encoder.eval()
+        builder.check_components(self.recipe, self.run.vae, self.text_encoder, self.unet)
+        self._set_training(True)
+
+    def _set_training(self, training: bool) -> None:
+        """Dropout on or off in what is trained; a frozen text encoder never drops."""
+        self.text_encoder.eval()
+        for network in self.networks.values():
+            network.train() if training else network.eval()
 
     def batches(self, first_step: int) -> Iterator[DenoiserBatch]:
         """Batches from a step on; samples, noise and timesteps do not depend on the number of ranks."""
@@ -106,7 +112,8 @@ class DenoiserStage:
             rngs = [sample_rng(self.recipe.seed, step, int(index)) for index in indices]
             conditioning = self.conditioning.training(records, rngs, size, latents.shape[2:],
                                                       self.config.caption_dropout)
-            yield DenoiserBatch(latents, self._noise(step, latents.shape), self._timesteps(step), *conditioning)
+            noise, timesteps = self._noise(step, latents.shape), self._timesteps(step)
+            yield DenoiserBatch(indices, latents, noise, timesteps, *conditioning)
 
     def _cached_samples(self, first_step: int):
         cache, step = self.run.training_latents, first_step
@@ -114,14 +121,17 @@ class DenoiserStage:
         while True:
             bucket, indices = order.batch(step)
             indices = indices[distributed.rank_slice(self.config.batch_size)]
-            yield step, cache.latents(bucket, indices), [cache.records[i] for i in indices], indices, cache.shapes[bucket]
+            records = [cache.records[i] for i in indices]
+            yield step, cache.latents(bucket, indices), records, indices, cache.shapes[bucket]
             step += 1
 
     def _encoded_samples(self, first_step: int):
         source, transform, data = self.run.training, self.run.transform, self.recipe.data
         order = BatchOrder(transform.buckets_of(source.sizes), self.config.batch_size, self._order_seed())
+        bad_sample_list = self.folder.parent / f"bad_samples_{self.name}_{distributed.rank()}.jsonl"
         loader = SampleLoader(source, transform, order, self.recipe.seed, distributed.rank(), distributed.world_size(),
-                              data.bad_sample_limit, data.workers)
+                              data.bad_sample_limit, data.workers, on_bad_sample=log_bad_sample,
+                              bad_sample_list=bad_sample_list)
         for step, batch in loader.iterate_from(first_step):
             with paddle.no_grad():
                 posterior = self.run.vae.encode(paddle.to_tensor(batch.pixel_values)).latent_dist
@@ -135,7 +145,8 @@ class DenoiserStage:
         return self.recipe.seed + 1000 * self.number
 
     def _stream(self, step: int, stream: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.recipe.seed, self.number, step, stream])))
+        seeds = np.random.SeedSequence([self.recipe.seed, self.number, step, stream])
+        return np.random.Generator(np.random.PCG64(seeds))
 
     def _timesteps(self, step: int) -> np.ndarray:
         """This rank's share of the step's timesteps. The experts take turns, so a step runs one expert in one piece."""
@@ -168,19 +179,17 @@ class DenoiserStage:
                         if p.ndim < 2 or "embedding" in name}
 
     @paddle.no_grad()
-    def validate(self) -> Dict[str, float]:
-        """Unweighted loss at fixed timesteps and noise, per block of the routing table, also while it is one denoiser."""
+    def validate(self) -> dict[str, float]:
+        """Unweighted loss at fixed timesteps and noise per block of the routing table, also of a single denoiser."""
         cache = self.run.validation_latents
         count = min(len(cache), self.recipe.data.max_validation_samples)
         sums = np.zeros((2, len(self.groups)))
-        self.unet.eval(), self.text_encoder.eval()
+        self._set_training(False)
         for bucket in np.unique(cache.buckets[:count]):
             members = np.flatnonzero(cache.buckets[:count] == bucket)[distributed.rank()::distributed.world_size()]
             for start in range(0, len(members), 32):
                 self._validate_batch(cache, int(bucket), members[start:start + 32], sums)
-        self.unet.train()
-        if self.config.train_text_encoder:
-            self.text_encoder.train()
+        self._set_training(True)
         sums, counts = np.split(distributed.mean_over_ranks(sums.reshape(-1)), 2)
         scalars = {f"loss/{group}": float(total / number) for group, total, number in zip(self.groups, sums, counts)}
         return {"loss": float(np.mean(list(scalars.values()))), **scalars}
@@ -212,16 +221,18 @@ class DenoiserStage:
         settings = self.recipe.sample
         if not settings.prompts or self.run.hooks is None:
             return None
-        return self.run.hooks.draw(self.components(), list(settings.prompts), settings.num_inference_steps,
-                                   settings.guidance_scale, settings.seed)
+        self._set_training(False)
+        picture = self.run.hooks.draw(self.components(), list(settings.prompts), settings.num_inference_steps,
+                                      settings.guidance_scale, settings.seed)
+        self._set_training(True)
+        return picture
 
-    def export(self) -> None:
-        """Save the pipeline folder."""
-        if distributed.is_main() and self.run.hooks is not None:
-            self.run.hooks.save(self.components(), self.folder)
-        distributed.barrier()
+    def export(self, folder: Path) -> None:
+        """Save the pipeline."""
+        if self.run.hooks is not None:
+            self.run.hooks.save(self.components(), folder)
 
 
-def _tensor(array: Optional[np.ndarray], part: slice):
+def _tensor(array: np.ndarray | None, part: slice):
     return None if array is None else paddle.to_tensor(array[part])
 

@@ -5,8 +5,11 @@ launcher there is one rank and nothing here communicates.
 """
 from __future__ import annotations
 
+import ctypes
 import os
-from typing import Iterable, List
+import signal
+import sys
+from collections.abc import Iterable
 
 import numpy as np
 import paddle
@@ -18,9 +21,17 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 def start() -> None:
     """Join the other ranks of this run, if the launcher started any."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
+        _end_with_launcher()
         strategy = fleet.DistributedStrategy()
         strategy.hybrid_configs = {"dp_degree": int(os.environ["PADDLE_TRAINERS_NUM"])}
         fleet.init(is_collective=True, strategy=strategy)
+
+
+def _end_with_launcher() -> None:
+    """A rank whose launcher was killed would train on, beside the next run of the same command: the kernel ends it."""
+    if sys.platform.startswith("linux"):
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def rank() -> int:
@@ -53,7 +64,7 @@ def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def average_gradients(parameters: List[paddle.Tensor]) -> None:
+def average_gradients(parameters: list[paddle.Tensor]) -> None:
     """Replace every gradient by its mean over ranks, in few large messages; parameters without one are left out.
 
     Which parameters have gradients must agree between ranks: an expert that no rank ran has none anywhere.
@@ -72,13 +83,11 @@ def mean_over_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def rank_slice(total: int) -> slice:
-    """This rank's contiguous share of `total` items. Raises ValueError where they cannot be shared evenly."""
-    if total % world_size():
-        raise ValueError(f"{total} pictures cannot be shared evenly by {world_size()} ranks: choose another batch_size")
+    """This rank's contiguous share of `total` items, a multiple of the number of ranks."""
     share = total // world_size()
     return slice(rank() * share, (rank() + 1) * share)
 
 
 def seed_step(seed: int, step: int, stage: int) -> None:
-    """Reseed Paddle's own generators (dropout) from (seed, rank, step), so that a resumed run draws the same numbers."""
+    """Reseed Paddle's own generators (dropout) from (seed, rank, step): a resumed run draws the same numbers."""
     paddle.seed(int(np.random.SeedSequence([seed, stage, rank(), step]).generate_state(1)[0] >> 1))

@@ -1,8 +1,6 @@
 """Exponential moving average of the trained weights."""
 from __future__ import annotations
 
-from typing import Dict
-
 import numpy as np
 import paddle
 
@@ -13,7 +11,7 @@ class ExponentialMovingAverage:
     The effective decay is min(decay, (1 + step) / (10 + step)), so that early averages forget the initial weights.
     """
 
-    def __init__(self, parameters: Dict[str, paddle.Tensor], decay: float, every: int = 1):
+    def __init__(self, parameters: dict[str, paddle.Tensor], decay: float, every: int = 1):
         self.parameters, self.decay, self.every = parameters, decay, every
         self.shadow = {name: p.detach().clone() for name, p in parameters.items()}
 
@@ -35,12 +33,12 @@ class ExponentialMovingAverage:
             parameter.set_value(self.shadow[name])
             self.shadow[name] = held
 
-    def state_dict(self) -> Dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """Averages by parameter name."""
         return {name: value.numpy() for name, value in self.shadow.items()}
 
     @paddle.no_grad()
-    def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Take over saved averages. Raises KeyError naming a parameter the state lacks."""
         for name, value in self.shadow.items():
             value.set_value(paddle.to_tensor(state[name]))

@@ -8,7 +8,6 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import paddle
@@ -119,7 +118,7 @@ def _encode(vae, pixels: np.ndarray) -> np.ndarray:
 
 def _join_shares(folder: Path, source, transform, limit: int, bad_list: Path) -> None:
     """Put the ranks' shares together in the order of the source, and account for bad pictures."""
-    bad: List[dict] = []
+    bad: list[dict] = []
     for file in sorted(folder.glob("bad_*.json")):
         bad += json.loads(file.read_text(encoding="utf-8"))
         file.unlink()

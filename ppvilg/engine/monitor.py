@@ -1,20 +1,29 @@
-"""What a run tells the person who watches it: a progress bar, VisualDL scalars and pictures, and a JSONL for scripts."""
+"""What a run tells the person who watches it: a progress bar, VisualDL scalars and pictures, a JSONL for scripts."""
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
-from typing import Dict
 
 import numpy as np
 from tqdm import tqdm
 from visualdl import LogWriter
+
+from ppvilg.data import BadSample
+
+logger = logging.getLogger(__name__)
 
 
 def resident_memory_mib() -> float:
     """Resident memory of this process in MiB (Linux; from /proc)."""
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * 4096 / 2**20
+
+
+def log_bad_sample(problem: BadSample) -> None:
+    """Say which sample is left out, and why."""
+    logger.warning("bad sample left out: %s", problem)
 
 
 class Monitor:
@@ -36,7 +45,7 @@ class Monitor:
         if self.enabled:
             self.bar.update(1)
 
-    def log(self, step: int, scalars: Dict[str, float]) -> None:
+    def log(self, step: int, scalars: dict[str, float]) -> None:
         """Write scalars of the window since the last call, with speed, reader cost and memory added."""
         now = time.perf_counter()
         seconds, steps = max(now - self.window_start, 1e-9), max(step - self.window_step, 1)
@@ -49,7 +58,7 @@ class Monitor:
         self.bar.set_postfix_str(f"loss {scalars.get('loss', float('nan')):.4f}, "
                                  f"{scalars['samples_per_second']:.0f} samples/s")
 
-    def record(self, step: int, scalars: Dict[str, float]) -> None:
+    def record(self, step: int, scalars: dict[str, float]) -> None:
         """Write scalars as they are."""
         if not self.enabled:
             return

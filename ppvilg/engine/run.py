@@ -2,19 +2,22 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
 
 from omegaconf import OmegaConf
 
-from ppvilg.config import Recipe, fingerprint
+from ppvilg.config import STAGES, ConfigError, Recipe, fingerprint
+from ppvilg.data import BadSample
 from ppvilg.engine import builder, distributed
 from ppvilg.engine.autoencoder import AutoencoderStage
-from ppvilg.engine.checkpoint import CheckpointStore, hash_folder
-from ppvilg.engine.denoiser import DenoiserStage, Conditioning
+from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, write_whole
+from ppvilg.engine.denoiser import Conditioning, DenoiserStage
 from ppvilg.engine.latents import cache_latents
-from ppvilg.engine.trainer import Trainer
+from ppvilg.engine.trainer import Trainer, check_shares
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ _FREE_DATA = ("train", "validation", "annotations", "workers", "bad_sample_limit
 
 @dataclass(frozen=True)
 class PipelineHooks:
-    """How finished components become a pipeline folder and pictures; handed in by the tool, for engine knows no pipeline.
+    """How components become a pipeline folder and pictures; handed in by the tool, for engine knows no pipeline.
 
     save(components, folder); draw(components, prompts, num_inference_steps, guidance_scale, seed) -> (H, W, 3) uint8.
     """
@@ -38,18 +41,35 @@ class PipelineHooks:
 class Run:
     """One recipe and its output folder."""
 
-    def __init__(self, recipe: Recipe, hooks: Optional[PipelineHooks] = None):
+    def __init__(self, recipe: Recipe, hooks: PipelineHooks | None = None):
         self.recipe, self.hooks, self.output = recipe, hooks, Path(recipe.output)
+        builder.check_settings(recipe)
+        for name in STAGES:  # all of them now, rather than after the stages before
+            if recipe.train[name].steps:
+                check_shares(name, recipe.train[name])
+        if recipe.train.experts.steps and not recipe.train.base.steps and not (self.output / "base").is_dir():
+            raise ConfigError(f"train.experts starts from the denoiser of stage base, and {self.output} has none: give "
+                              "train.base.steps as well")
         self.training, self.validation = builder.build_sources(recipe)
         self.transform = builder.build_transform(recipe)
         if distributed.is_main():
-            self.output.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(recipe, self.output / "recipe.yml")
             for name, source in (("training", self.training), ("validation", self.validation)):
                 logger.info("%s data: %s", name, source.summary())
 
     def run(self) -> Path:
-        """Every stage with steps in the recipe; gives the folder of the last result."""
+        """Every stage with steps in the recipe; gives the folder of the last result.
+
+        Raises:
+            ConfigError, CheckpointError, FloatingPointError; RuntimeError: too many bad samples, or another process is
+            training into the same output.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        with claimed(self.output) if distributed.is_main() else nullcontext():
+            if distributed.is_main():
+                self._keep_recipe()
+            return self._run_stages()
+
+    def _run_stages(self) -> Path:
         result = self.output
         if self.recipe.train.vae.steps:
             result = self.run_vae()
@@ -59,6 +79,25 @@ class Run:
             if self.recipe.train[name].steps:
                 result = self.run_denoiser(name)
         return result
+
+    def _keep_recipe(self) -> None:
+        """Write recipe.yml; one that was there stays under another name if it describes another model."""
+        path = self.output / "recipe.yml"
+        if path.exists() and not self._same_model(path):
+            numbers = range(1, 2 + len(list(self.output.glob("recipe.*.yml"))))
+            kept = next(kept for kept in (self.output / f"recipe.{n}.yml" for n in numbers) if not kept.exists())
+            os.rename(path, kept)
+            logger.warning("%s was used by another recipe before; that one is kept as %s", self.output, kept.name)
+        write_whole(path, OmegaConf.to_yaml(self.recipe))
+
+    def _same_model(self, path: Path) -> bool:
+        """Whether the recipe in a file differs from this one in nothing that the stages of both depend on."""
+        try:
+            other = OmegaConf.load(path)
+            return all(_defining(other, stage) == _defining(self.recipe, stage) for stage in STAGES
+                       if other.train[stage].steps and self.recipe.train[stage].steps)
+        except Exception:  # not a recipe of this version, or a torn file: to be kept as it is
+            return False
 
     def run_vae(self) -> Path:
         """Stage vae -> `<output>/vae`."""
@@ -71,14 +110,11 @@ class Run:
     def prepare_denoising(self) -> None:
         """Latents of both data sets, and what turns records into the denoiser's conditioning."""
         recipe, limit = self.recipe, self.recipe.data.bad_sample_limit
-        trained = self.output / "vae"
+        trained = self.output / "vae" if recipe.train.vae.steps else Path(recipe.model.vae.pretrained or "")
         self.vae = builder.build_vae(recipe, trained if recipe.train.vae.steps else None)
         self.vae.eval()
-        if recipe.train.vae.steps:
-            vae_hash = hash_folder(trained)
-        else:
-            vae_hash = fingerprint(recipe.model.vae)
-        self.vae_hash = vae_hash
+        self.vae_hash = vae_hash = (hash_folder(trained) if recipe.train.vae.steps or recipe.model.vae.pretrained
+                                    and trained.is_dir() else fingerprint(recipe.model.vae))
         cache = self.output / "cache"
         self.training_latents = self.validation_latents = None
         if recipe.data.cache_latents:
@@ -86,11 +122,20 @@ class Run:
                                                   "training")
         self.validation_latents = cache_latents(self.vae, vae_hash, self.validation, self.transform, cache, limit,
                                                 "validation")
-        captions = [text for index in range(len(self.training))
-                    for text in self.training.read_text(index).captions.values()]
-        tokenizer = builder.build_tokenizer_for(recipe, captions, self.output / "tokenizer")
+        tokenizer = builder.build_tokenizer_for(recipe, self._captions, self.training.fingerprint(),
+                                                self.output / "tokenizer")
         self.conditioning = Conditioning(recipe, tokenizer, builder.build_text_knowledge(recipe, tokenizer),
                                          builder.build_visual_knowledge(recipe))
+
+    def _captions(self) -> list[str]:
+        """Every caption of the training data; samples with wrong boxes were named when their latents were made."""
+        captions = []
+        for index in range(len(self.training)):
+            try:
+                captions += self.training.read_text(index).captions.values()
+            except BadSample:
+                continue
+        return captions
 
     def run_denoiser(self, name: str) -> Path:
         """Stage base or experts -> pipeline folder `<output>/<name>`."""
@@ -101,16 +146,17 @@ class Run:
         return folder
 
     def _train(self, stage, upstream: str) -> None:
-        recipe_hash = fingerprint({"recipe": self._defining(stage.name), "upstream": upstream,
+        recipe_hash = fingerprint({"recipe": _defining(self.recipe, stage.name), "upstream": upstream,
                                    "data": self.training.fingerprint()})
         store = CheckpointStore(self.output / "checkpoints" / stage.name, recipe_hash, stage.config.keep_checkpoints)
         Trainer(stage, store, self.output / "logs", self.recipe.seed).run_loop()
 
-    def _defining(self, stage: str) -> dict:
-        """The part of the recipe that decides what a step of this stage computes."""
-        content = OmegaConf.to_container(self.recipe, resolve=True)
-        data = {key: value for key, value in content["data"].items() if key not in _FREE_DATA}
-        settings = {key: value for key, value in content["train"][stage].items() if key not in _FREE}
-        model = content["model"]["vae"] if stage == "vae" else content["model"]
-        knowledge = None if stage == "vae" else content["knowledge"]
-        return {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
+
+def _defining(recipe: Recipe, stage: str) -> dict:
+    """The part of the recipe that decides what a step of this stage computes."""
+    content = OmegaConf.to_container(recipe, resolve=True)
+    data = {key: value for key, value in content["data"].items() if key not in _FREE_DATA}
+    settings = {key: value for key, value in content["train"][stage].items() if key not in _FREE}
+    model = content["model"]["vae"] if stage == "vae" else content["model"]
+    knowledge = None if stage == "vae" else content["knowledge"]
+    return {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
