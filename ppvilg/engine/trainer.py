@@ -21,6 +21,7 @@ from ppvilg.engine import distributed
 from ppvilg.engine.checkpoint import CheckpointError, CheckpointStore, replaced_folder
 from ppvilg.engine.ema import ExponentialMovingAverage
 from ppvilg.engine.monitor import Monitor
+from ppvilg.models import use_matmul_bias_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,9 @@ class Trainer:
         self.stage, self.store, self.log_folder, self.seed = stage, store, log_folder, seed
         self.config = stage.config
         check_shares(stage.name, self.config)
+        if paddle.get_device() == "cpu":
+            for network in stage.networks.values():
+                use_matmul_bias_gradients(network)
         self.parameters = {f"{name}.{key}": parameter for name, network in stage.networks.items()
                            for key, parameter in network.named_parameters() if not parameter.stop_gradient}
         self.optimizer = self._build_optimizer()

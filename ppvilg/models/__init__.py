@@ -2,6 +2,7 @@
 
 from .attention import KeyWeightedAttnProcessor
 from .autoencoder import PatchAutoencoderKL, vae_scale_factor
+from .bias import use_matmul_bias_gradients
 from .mode import expert_index, uniform_boundaries, validate_boundaries
 from .unet import MoDEUNet2DConditionModel
 from .upsampling import TileUpsample2D, use_tile_upsampling
@@ -13,6 +14,7 @@ __all__ = [
     "TileUpsample2D",
     "expert_index",
     "uniform_boundaries",
+    "use_matmul_bias_gradients",
     "use_tile_upsampling",
     "vae_scale_factor",
     "validate_boundaries",
