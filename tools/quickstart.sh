@@ -8,7 +8,7 @@ source tools/venv.sh
 output=output/quickstart
 # What the libraries say about their own imports.
 export PYTHONWARNINGS="ignore::UserWarning:paddle.utils.cpp_extension.extension_utils,ignore::UserWarning:_distutils_hack"
-ranks=$(($(getconf _NPROCESSORS_ONLN) > 1 ? 2 : 1))
+ranks=$(($(nproc) > 1 ? 2 : 1))
 
 draw() { # draw MODEL FOLDER: the pictures and grid.png of an earlier run make room
     rm -rf "$2"
