@@ -98,7 +98,8 @@ def test_equals_signs_and_colons_stay_in_values(recipe):
 
 def test_null_takes_a_base_value_away(recipe):
     recipe(SMALL + "train: {base: {min_snr_gamma: 5.0}}\n", "base.yml")
-    assert load_config(recipe("_base_: base.yml\ntrain: {base: {min_snr_gamma: null}}\n")).train.base.min_snr_gamma is None
+    config = load_config(recipe("_base_: base.yml\ntrain: {base: {min_snr_gamma: null}}\n"))
+    assert config.train.base.min_snr_gamma is None
 
 
 def test_the_result_is_read_only(recipe):

@@ -38,10 +38,11 @@ class AutoencoderStage:
             yield batch
 
     def _first_pictures(self, count: int) -> np.ndarray:
-        """At least `count` training pictures of one shape, float32 (N, 3, H, W): the same ones whenever it is asked."""
+        """At least `count` training pictures of one shape, float32 (N, 3, H, W): the same ones whenever asked."""
         buckets = self.transform.buckets_of(self.training.sizes)
         commonest = np.bincount(buckets).argmax()
-        loader = SampleLoader(self.training, self.transform, BatchOrder(buckets, 32, self.recipe.seed), self.recipe.seed,
+        order = BatchOrder(buckets, 32, self.recipe.seed)
+        loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
                               bad_sample_limit=self.recipe.data.bad_sample_limit)
         pictures = []
         for _, batch in loader.iterate_from(0):

@@ -1,0 +1,57 @@
+"""A tiny world, and one undisturbed run of it that the tests of this folder compare with."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+# The helper beside this file under a name that every test file can import.
+_specification = importlib.util.spec_from_file_location("engine_tiny", Path(__file__).with_name("tiny.py"))
+tiny = sys.modules["engine_tiny"] = importlib.util.module_from_spec(_specification)
+_specification.loader.exec_module(tiny)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """(training folder, validation folder, recipe file)."""
+    folder = tmp_path_factory.mktemp("world")
+    return (*tiny.write_world(folder), tiny.write_recipe(folder / "recipe.yml"))
+
+
+@pytest.fixture(scope="session")
+def hooks():
+    from ppvilg.engine import PipelineHooks
+
+    tool = tiny.load_tool("train")
+    return PipelineHooks(save=tool.save_pipeline, draw=tool.draw_prompts)
+
+
+@pytest.fixture(scope="session")
+def make_recipe(world):
+    """make_recipe(output, "a.b=value", ...) -> Recipe of the tiny world."""
+    from ppvilg.config import load_config
+
+    def make(output, *overrides, recipe=world[2]):
+        places = [f"output={output}", f"data.train={world[0]}", f"data.validation={world[1]}"]
+        return load_config(recipe, [*places, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run(make_recipe, hooks):
+    """make_run(output, "a.b=value", ...) -> Run of the tiny world with pipelines."""
+    from ppvilg.engine import Run
+
+    return lambda output, *overrides: Run(make_recipe(output, *overrides), hooks)
+
+
+@pytest.fixture(scope="session")
+def finished(make_run, tmp_path_factory):
+    """Output folder of an undisturbed run. Read only."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    make_run(output).run()
+    return output

@@ -1,0 +1,251 @@
+"""The loop on a stage of one small network: accumulation, clipping, resuming, and what must stop it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import pytest
+
+from ppvilg.config import ConfigError, StageConfig
+from ppvilg.engine import CheckpointError, CheckpointStore, Trainer, distributed
+from ppvilg.engine.checkpoint import hash_folder
+
+SETTINGS = dict(steps=6, batch_size=4, learning_rate=1e-2, ema_decay=0.8, ema_every=1, checkpoint_every=2, log_every=3,
+                validate_every=0)
+
+
+@dataclass
+class ToyBatch:
+    indices: np.ndarray
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+class ToyStage:
+    """Regression with dropout; samples alternate between two groups."""
+
+    name, number, groups = "toy", 9, ["even", "odd"]
+
+    def __init__(self, folder, dropout=0.0, fault=None, **settings):
+        self.config = StageConfig(**{**SETTINGS, **settings})
+        paddle.seed(5)
+        net = paddle.nn.Sequential(paddle.nn.Linear(3, 8), paddle.nn.Dropout(dropout), paddle.nn.Linear(8, 1))
+        self.networks, self.folder, self.fault = {"net": net}, folder, fault
+        self.steps_seen, self.exports, self.drawn = [], 0, []
+
+    def batches(self, first_step):
+        step = first_step
+        while True:
+            rng = np.random.default_rng(step)
+            inputs = rng.standard_normal((self.config.batch_size, 3)).astype(np.float32)
+            yield ToyBatch(rng.permutation(self.config.batch_size), inputs, inputs.sum(1, keepdims=True))
+            step += 1
+
+    def losses(self, batch, step, part):
+        self.steps_seen.append(step)
+        error = self.networks["net"](paddle.to_tensor(batch.inputs[part])) - paddle.to_tensor(batch.targets[part])
+        squared = error.square().mean(axis=1)
+        if self.fault is not None:
+            squared = self.fault(squared, step)
+        return {"squared": squared, "plain": 1000 * squared}, batch.indices[part] % 2
+
+    def undecayed(self):
+        return {"net.0.bias", "net.2.bias"}
+
+    def validate(self):
+        return {"loss": 1.0}
+
+    def draw(self, step):
+        self.drawn.append(step)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def export(self, folder):
+        self.exports += 1
+        np.save(folder / "weight.npy", self.networks["net"][0].weight.numpy())
+
+
+@pytest.fixture
+def train(tmp_path):
+    """train(name, ...) -> Trainer of a new stage with its checkpoints in tmp_path/name."""
+
+    def build(name, **settings):
+        stage = ToyStage(tmp_path / name / "toy", **settings)
+        store = CheckpointStore(tmp_path / name / "checkpoints", "toy", stage.config.keep_checkpoints)
+        return Trainer(stage, store, tmp_path / name / "logs", seed=1)
+
+    return build
+
+
+def final(trainer) -> dict:
+    """Every array of the newest checkpoint, and the order of samples."""
+    manifest, found = trainer.store.load_newest()
+    arrays = {f"{name}/{key}": value for name, group in found.items() for key, value in group.items()}
+    return {"order": manifest["progress"]["sample_order"], **arrays}
+
+
+def assert_same_bits(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert np.asarray(value).tobytes() == np.asarray(other[name]).tobytes(), name
+
+
+def test_two_passes_equal_one(train):
+    whole, halves = train("whole"), train("halves", accumulation=2)
+    whole.run_loop()
+    halves.run_loop()
+    assert halves.stage.steps_seen == [step for step in range(6) for _ in range(2)]
+    one, other = final(whole), final(halves)
+    for name in one.keys() - {"order"}:
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    assert one["order"] == other["order"]
+
+
+def test_the_plain_term_is_not_minimised(train):
+    trainer = train("plain", gradient_clip=0.0)
+    trainer.resume()
+    trainer._reset_window()
+    trainer.forward_backward(next(trainer.stage.batches(0)), 0)
+    by_loop = trainer.parameters["net.0.weight"].grad.numpy()
+    other = ToyStage(trainer.stage.folder)
+    other.losses(next(other.batches(0)), 0, slice(None))[0]["squared"].mean().backward()
+    np.testing.assert_allclose(by_loop, other.networks["net"][0].weight.grad.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.0])
+def test_gradients_are_clipped_to_the_global_norm(train, limit):
+    trainer = train("clip", gradient_clip=limit)
+    trainer.stage.losses(next(trainer.stage.batches(0)), 0, slice(None))[0]["squared"].mean().backward()
+    gradients = {name: p.grad.numpy() for name, p in trainer.parameters.items()}
+    before = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
+    assert before > 0.05
+    assert trainer._clip_gradients(0) == pytest.approx(before, rel=1e-5)
+    for name, p in trainer.parameters.items():
+        scale = limit / before if limit else 1.0
+        np.testing.assert_allclose(p.grad.numpy(), gradients[name] * scale, rtol=1e-5, err_msg=name)
+
+
+def test_weight_decay_leaves_out_what_the_stage_says(train):
+    def zero(squared, step):
+        return squared * 0.0
+
+    trainer = train("decay", weight_decay=0.5, fault=zero, decay="constant", steps=1)
+    before = {name: p.numpy() for name, p in trainer.parameters.items()}
+    trainer.run_loop()
+    for name in before:
+        factor = 1.0 if name.endswith("bias") else 1.0 - 1e-2 * 0.5
+        np.testing.assert_allclose(trainer.parameters[name].numpy(), before[name] * factor, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_stopped_at_any_step_the_end_is_the_same_bit_for_bit(train, stop, monkeypatch):
+    undisturbed = train("undisturbed", dropout=0.5)
+    undisturbed.run_loop()
+    stopped = train("stopped", dropout=0.5)
+    real = Trainer.run_step
+
+    def interrupted(self, batch, step):
+        if step == stop:
+            raise KeyboardInterrupt
+        real(self, batch, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "run_step", interrupted)
+        stopped.run_loop()
+    again = train("stopped", dropout=0.5)
+    again.run_loop()
+    assert again.stage.steps_seen[0] == stop // 2 * 2
+    assert_same_bits(final(again), final(undisturbed))
+    assert hash_folder(again.stage.folder) == hash_folder(undisturbed.stage.folder)
+
+
+def test_the_order_of_samples_is_noted(train):
+    one, other = train("one"), train("other")
+    real = other.stage.batches
+    other.stage.batches = lambda first: real(first + 1)
+    one.run_loop()
+    other.run_loop()
+    assert len(final(one)["order"]) == 64
+    assert final(one)["order"] != final(other)["order"]
+
+
+def test_a_finished_stage_is_neither_trained_nor_exported_again(train):
+    first = train("again", sample_every=3)
+    first.run_loop()
+    assert first.stage.exports == 1 and first.stage.drawn == [3, 6]
+    second = train("again", sample_every=3)
+    second.run_loop()
+    assert second.stage.exports == 0 and second.stage.steps_seen == [] and second.stage.drawn == []
+
+
+def test_the_result_is_of_the_averaged_weights(train):
+    trainer = train("averaged")
+    trainer.run_loop()
+    exported = np.load(trainer.stage.folder / "weight.npy")
+    state = trainer.store.load_newest()[1]
+    assert exported.tobytes() == state["ema"]["net.0.weight"].tobytes()
+    assert exported.tobytes() != state["net"]["net.0.weight"].tobytes()
+
+
+def test_more_steps_go_on_and_replace_the_result(train):
+    train("longer").run_loop()
+    longer = train("longer", steps=8)
+    longer.run_loop()
+    assert longer.stage.steps_seen == [6, 7] and longer.stage.exports == 1
+
+
+def test_fewer_steps_than_were_trained_are_pointed_out(train, caplog):
+    train("fewer").run_loop()
+    train("fewer", steps=3).run_loop()
+    assert "has 6 steps, more than train.toy.steps=3" in caplog.text
+
+
+def test_a_lost_result_is_made_again_from_the_checkpoint(train):
+    first = train("lost")
+    first.run_loop()
+    (first.stage.folder / "weight.npy").unlink()
+    second = train("lost")
+    second.run_loop()
+    assert second.stage.exports == 1 and second.stage.steps_seen == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(train, value):
+    trainer = train("loss", fault=lambda squared, step: squared * value if step == 3 else squared)
+    with pytest.raises(FloatingPointError, match="toy: loss term 'loss' is not finite at step 3.*checkpoints"):
+        trainer.run_loop()
+    manifest, found = trainer.store.load_newest()
+    assert manifest["progress"]["next_step"] == 2
+    assert all(np.isfinite(array).all() for array in found["net"].values())
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(train):
+    def infinite_slope(squared, step):  # the square root's slope at 0 is infinite, its value is not
+        return squared if step < 3 else squared + (squared * 0.0).sqrt()
+
+    trainer = train("gradient", fault=infinite_slope)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 3"):
+        trainer.run_loop()
+    assert all(np.isfinite(p.numpy()).all() for p in trainer.parameters.values())
+
+
+def test_a_batch_must_fit_ranks_and_passes(train, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(ConfigError, match="train.toy.batch_size=4 .* 3 ranks"):
+        train("ranks")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="train.toy.batch_size=4 .* 2 ranks in accumulation=4"):
+        train("ranks", accumulation=4)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_run(train, monkeypatch):
+    trainer = train("full")
+
+    def full(*arguments):
+        raise CheckpointError("no room")
+
+    monkeypatch.setattr(trainer.store, "save", full)
+    with pytest.raises(CheckpointError, match="no room"):
+        trainer.run_loop()
+    assert trainer.stage.steps_seen == [0, 1]
