@@ -48,13 +48,16 @@ def train(recipe) -> str:
     from ppvilg._runtime import prepare_cpu
 
     prepare_cpu()
-    from ppvilg.engine import PipelineHooks, Run, distributed
+    from ppvilg.engine import CheckpointError, PipelineHooks, Run, distributed
 
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s")
     # The launcher stops its ranks by SIGTERM; here and not before, for Paddle installs a handler that prints a stack
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     distributed.start()
-    return Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
+    try:
+        return Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
+    except (CheckpointError, FloatingPointError) as error:  # their texts say it all
+        raise SystemExit(f"error: {error}") from error
 
 
 def main() -> None:

@@ -67,6 +67,12 @@ class PatchAutoencoderKL(AutoencoderKL):
             self.shortcut_encode = nn.Conv2D(folded, latent_channels, 1)
             self.shortcut_decode = nn.Conv2D(latent_channels, folded, 1)
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
+        """Settings for `__init__` from a saved config, without those that the stock class put there for itself."""
+        stock = cls._get_init_keys(AutoencoderKL) - cls._get_init_keys(cls)
+        return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in stock}, **kwargs)
+
     @paddle.no_grad()
     def initialize_shortcut(self, pictures: np.ndarray) -> None:
         """Start as the principal components of `pictures`, float (N, 3, H, W) in [-1, 1]; the networks add nothing yet.

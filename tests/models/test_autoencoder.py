@@ -88,7 +88,7 @@ def test_pixels_per_latent_cell(vae):
 
 @pytest.mark.parametrize("settings", [SMALL, ONE_LEVEL], ids=["networks", "shortcut"])
 @paddle.no_grad()
-def test_it_saves_and_loads_to_the_same_pixels(settings, pictures, tmp_path):
+def test_it_saves_and_loads_to_the_same_pixels(settings, pictures, tmp_path, caplog):
     paddle.seed(1)
     saved = PatchAutoencoderKL(**settings, scaling_factor=0.7)
     saved.eval()
@@ -99,6 +99,7 @@ def test_it_saves_and_loads_to_the_same_pixels(settings, pictures, tmp_path):
     assert (loaded.encode(values).latent_dist.mean == latents).all()
     assert (loaded.decode(latents).sample == saved.decode(latents).sample).all()
     assert loaded.config.scaling_factor == 0.7 and loaded.config.patch_size == 4
+    assert "not expected" not in caplog.text
 
 
 # ---- the linear shortcut
