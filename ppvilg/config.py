@@ -42,7 +42,7 @@ class DataConfig:
 
 @dataclass
 class TextKnowledgeConfig:
-    """Part-of-speech marks and key-token attention weights (paper section 3.1, textual knowledge)."""
+    """Part-of-speech marks and key-token attention weights (paper section 2.2, textual knowledge)."""
 
     enabled: bool = True
     probability: float = 0.5  # share of training samples it is applied to
@@ -51,7 +51,7 @@ class TextKnowledgeConfig:
 
 @dataclass
 class ObjectLossConfig:
-    """Heavier squared error inside the boxes of key objects (paper section 3.1, visual knowledge)."""
+    """Heavier squared error inside the boxes of key objects (paper section 2.2, visual knowledge)."""
 
     enabled: bool = True
     object_weight: float = 0.1  # w_l

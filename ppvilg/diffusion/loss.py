@@ -8,7 +8,7 @@
 | alphas_cumprod      | \\bar alpha_t (Ho et al. 2020)                                                  |
 | noisy latents       | x_t = sqrt(\\bar alpha_t) x_0 + sqrt(1 - \\bar alpha_t) epsilon                   |
 | target              | epsilon | v = sqrt(\\bar alpha_t) epsilon - sqrt(1 - \\bar alpha_t) x_0 | x_0      |
-| loss_weights        | W_ij = 1 + w_l inside the boxes of key objects (ERNIE-ViLG 2.0 section 3.2)    |
+| loss_weights        | W_ij = 1 + w_l inside the boxes of key objects (ERNIE-ViLG 2.0 section 2.2)    |
 | snr                 | SNR_t = \\bar alpha_t / (1 - \\bar alpha_t)                                      |
 | min_snr_gamma       | gamma of min-SNR weighting (Hang et al. 2023): min(SNR, gamma) / SNR for       |
 |                     | epsilon, / (SNR + 1) for v, / 1 for x_0                                        |

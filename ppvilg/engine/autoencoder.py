@@ -1,4 +1,4 @@
-"""Stage "vae": the autoencoder learns to reproduce pictures from small latents (paper section 3.1)."""
+"""Stage "vae": the autoencoder learns to reproduce pictures from small latents (paper section 2.1)."""
 from __future__ import annotations
 
 import math

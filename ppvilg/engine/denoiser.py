@@ -1,4 +1,4 @@
-"""Stages "base" and "experts": the denoiser learns, fed with textual and visual knowledge (paper section 3)."""
+"""Stages "base" and "experts": the denoiser learns, fed with textual and visual knowledge (paper section 2)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Conditioning:
             maps.append(self.vision.weight_map(record.objects, caption, size, latent_size, rng))
             texts.append("" if drop else caption)
             applied.append(apply)
-        encoded = self.text.encode(texts, applied)
+        encoded = self.text.encode(texts, applied, [record.tags for record in records])
         weighted = self.vision.object_weight > 0
         return encoded.input_ids, self._weights(encoded), np.stack(maps) if weighted else None
 

@@ -6,9 +6,11 @@ launcher there is one rank and nothing here communicates.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,6 +18,8 @@ import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+
+_barriers = itertools.count()
 
 
 def start() -> None:
@@ -50,9 +54,17 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
-    if world_size() > 1:
-        dist.barrier()
+    """Wait until every rank is here, however long one of them takes.
+
+    It counts arrivals in the store that the ranks met in: gloo's own barrier gives up after half a minute, less than
+    drawing, saving or encoding on one rank may take.
+    """
+    if world_size() == 1:
+        return
+    store, key = paddle.distributed.collective._default_store, f"ppvilg/barrier/{next(_barriers)}"
+    store.add(key, 1)
+    while store.add(key, 0) < world_size():
+        time.sleep(0.02)
 
 
 def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:

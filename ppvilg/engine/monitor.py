@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 from visualdl import LogWriter
 
@@ -30,7 +31,7 @@ class Monitor:
     """Progress of one stage; silent on every rank but the main one."""
 
     def __init__(self, folder: Path, stage: str, total_steps: int, first_step: int, batch_size: int, enabled: bool):
-        self.enabled, self.stage, self.batch_size = enabled, stage, batch_size
+        self.enabled, self.stage, self.batch_size, self.folder = enabled, stage, batch_size, folder
         self.reader_seconds, self.window_start, self.window_step = 0.0, time.perf_counter(), first_step
         if not enabled:
             return
@@ -68,9 +69,12 @@ class Monitor:
         self.log_file.flush()
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Show a picture, uint8 (H, W, 3)."""
+        """Show a picture, uint8 (H, W, 3), in VisualDL and as `<folder>/<name>/<stage>_<step>.png`."""
         if self.enabled:
             self.writer.add_image(f"{self.stage}/{name}", picture, step)
+            file = self.folder / name / f"{self.stage}_{step:08d}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(file)
 
     def close(self) -> None:
         """Finish the bar and the files."""

@@ -107,14 +107,24 @@ class Run:
         self._train(stage, upstream="")
         return folder
 
+    def _finished_vae(self):
+        """(autoencoder, hash): that of stage vae in this output, else published weights."""
+        trained, published = self.output / "vae", self.recipe.model.vae.pretrained
+        if self.recipe.train.vae.steps or (trained.is_dir() and not published):
+            return builder.build_vae(self.recipe, trained), hash_folder(trained)
+        if not published:
+            raise ConfigError(f"there is no autoencoder in {trained}: set train.vae.steps to train one, or "
+                              "model.vae.pretrained to use published weights")
+        folder = Path(published)
+        made_of = hash_folder(folder) if folder.is_dir() else fingerprint(self.recipe.model.vae)
+        return builder.build_vae(self.recipe), made_of
+
     def prepare_denoising(self) -> None:
         """Latents of both data sets, and what turns records into the denoiser's conditioning."""
         recipe, limit = self.recipe, self.recipe.data.bad_sample_limit
-        trained = self.output / "vae" if recipe.train.vae.steps else Path(recipe.model.vae.pretrained or "")
-        self.vae = builder.build_vae(recipe, trained if recipe.train.vae.steps else None)
+        self.vae, self.vae_hash = self._finished_vae()
         self.vae.eval()
-        self.vae_hash = vae_hash = (hash_folder(trained) if recipe.train.vae.steps or recipe.model.vae.pretrained
-                                    and trained.is_dir() else fingerprint(recipe.model.vae))
+        vae_hash = self.vae_hash
         cache = self.output / "cache"
         self.training_latents = self.validation_latents = None
         if recipe.data.cache_latents:

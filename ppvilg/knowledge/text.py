@@ -1,4 +1,4 @@
-"""Textual knowledge (ERNIE-ViLG 2.0, section 3.2.1): part-of-speech marks and key-token weights.
+"""Textual knowledge (ERNIE-ViLG 2.0, section 2.2): part-of-speech marks and key-token weights.
 
 A prompt is cut into words by jieba; every content word gets a mark token in front, and the word pieces of content words
 get the weight 1 + w_a that the cross-attention applies. `[a]灰色的[n]猫和[a]棕色的[n]狗`.
@@ -267,7 +267,7 @@ class TextKnowledge:
     """Text -> token ids and key-token weights.
 
     tokenizer: ErnieTokenizer, with marks (`add_marks`) unless mark is False. max_length: L, with [CLS] and [SEP].
-    key_token_weight: w_a of section 3.2.1, 0 turns the weights off. mark: put marks before content words.
+    key_token_weight: w_a of section 2.2, 0 turns the weights off. mark: put marks before content words.
     """
 
     def __init__(self, tokenizer, max_length: int, key_token_weight: float = 0.01, mark: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Visual knowledge (ERNIE-ViLG 2.0, section 3.2.2): object boxes weight the loss, objects repair the caption."""
+"""Visual knowledge (ERNIE-ViLG 2.0, section 2.2): object boxes weight the loss, objects repair the caption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPLETION = "completion"
 def box_weight_map(
     boxes, image_size: tuple[int, int], latent_size: tuple[int, int], object_weight: float = 0.1
 ) -> np.ndarray:
-    """Loss weights (1, h, w) float32: 1 + object_weight in cells inside any box, 1 elsewhere (section 3.2.2).
+    """Loss weights (1, h, w) float32: 1 + object_weight in cells inside any box, 1 elsewhere (section 2.2).
 
     `boxes` is (n, 4) as x0, y0, x1, y1 in pixels of an image of `image_size` = (width, height); `latent_size` is
     (height, width) in cells. A cell is inside when its centre is; a box too thin to hold a centre along one axis takes
@@ -108,7 +108,7 @@ def complete_caption(caption: str, labels: Sequence[str], marks: bool = True) ->
 class VisualKnowledge:
     """What detected objects do to caption and loss; with weight 0, completion off and replacement 0 they do nothing.
 
-    object_weight: w_l of the weight map (section 3.2.2), 0 turns it off; object_weight_probability: share of samples.
+    object_weight: w_l of the weight map (section 2.2), 0 turns it off; object_weight_probability: share of samples.
     completion: name objects the caption leaves out, on completion_probability of the samples.
     replacement_probability: share of samples whose caption is replaced by the generated one, where there is one.
     english_probability: share of samples that take the English caption, where there is one.

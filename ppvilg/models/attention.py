@@ -1,4 +1,4 @@
-"""Key-token attention: the weights W_j of ERNIE-ViLG 2.0 (section 3.2, eq. 5) on stock attention processors.
+"""Key-token attention: the weights W_j of ERNIE-ViLG 2.0 (section 2.2) on stock attention processors.
 
 softmax(Q K^T / sqrt(d)) diag(W) V = softmax(Q K^T / sqrt(d)) (W * V), so only the value rows are scaled and the
 attention map is never touched: fused attention kernels and exported graphs keep working.

@@ -1,4 +1,4 @@
-"""Mixture of denoising experts: which expert owns which timesteps (ERNIE-ViLG 2.0, section 3.3).
+"""Mixture of denoising experts: which expert owns which timesteps (ERNIE-ViLG 2.0, section 2.3).
 
 `boundaries` is [b_0 = 0, b_1, ..., b_n = T]: expert k owns the timesteps b_k <= t < b_{k+1}.
 """

@@ -1,4 +1,4 @@
-"""MoDEUNet2DConditionModel: n stock UNets behind one routing function (ERNIE-ViLG 2.0, section 3.3).
+"""MoDEUNet2DConditionModel: n stock UNets behind one routing function (ERNIE-ViLG 2.0, section 2.3).
 
 On disk: `config.json` (n, boundaries, the UNet's own config) and `expert_00/`, `expert_01/`, ..., each a stock
 ppdiffusers UNet2DConditionModel folder, so that one expert can be loaded, replaced or shared alone.
