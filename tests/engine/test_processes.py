@@ -1,0 +1,136 @@
+"""Training as it is really started: other processes, killed, interrupted, several ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from engine_tiny import ROOT, differences, load_tool, newest
+
+# Plain data parallelism: nothing random inside the networks, and Adam's sign-like first steps made smooth.
+COMPARABLE = ("model.text_encoder.config.hidden_dropout_prob=0.0",
+              "model.text_encoder.config.attention_probs_dropout_prob=0.0", "train.base.epsilon=1e-3",
+              "train.experts.epsilon=1e-3")
+
+
+@pytest.fixture
+def command(world):
+    """command(output, "a.b=value", ...) -> arguments of tools/train.py."""
+
+    def build(output, *overrides):
+        places = [f"output={output}", f"data.train={world[0]}", f"data.validation={world[1]}"]
+        options = [part for override in [*places, *overrides] for part in ("-o", override)]
+        return [str(ROOT / "tools" / "train.py"), "-c", str(world[2]), *options]
+
+    return build
+
+
+def start(arguments, log):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env=environment,
+                            cwd=log.name.rsplit("/", 1)[0])
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(command, finished, tmp_path):
+    output = tmp_path / "out"
+    with open(tmp_path / "log.txt", "w+") as log:
+        process = start(command(output), log)
+        while process.poll() is None and not (output / "checkpoints" / "base" / "step_00000002").exists():
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
+        assert not (output / "experts").exists()
+        assert start(command(output), log).wait() == 0, (tmp_path / "log.txt").read_text()
+    assert f"done: {output / 'experts'}" in (tmp_path / "log.txt").read_text()
+    assert differences(output, finished) == []
+
+
+def test_two_ranks_learn_what_one_does(command, make_run, finished, tmp_path):
+    """The same batches, noise and timesteps cut in two: a few steps of base and experts."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for output in (one, two):
+        for name in ("vae", "cache", "tokenizer", "checkpoints/vae"):
+            shutil.copytree(finished / name, output / name)
+    make_run(one, *COMPARABLE).run()
+    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "ranks")]
+    with open(tmp_path / "log.txt", "w+") as log:
+        assert start([*launcher, *command(two, *COMPARABLE)], log).wait() == 0, (tmp_path / "log.txt").read_text()
+    for stage in ("base", "experts"):
+        single, double = newest(one, stage), newest(two, stage)
+        assert single["progress"]["next_step"] == double["progress"]["next_step"]
+        for part in ("net", "ema"):
+            for name, value in single[part].items():
+                np.testing.assert_allclose(double[part][name], value, rtol=0, atol=1e-5, err_msg=f"{stage} {name}")
+    assert "step/s" not in (tmp_path / "ranks" / "workerlog.1").read_text(), "progress is shown by the main rank alone"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent death signal is Linux's")
+def test_ranks_end_with_their_launcher():
+    from ppvilg.engine import distributed
+
+    read, write = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        rank = os.fork()
+        if rank == 0:
+            distributed._end_with_launcher()
+            os.write(write, f"{os.getpid()}\n".encode())
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(60)
+        os._exit(0)
+    rank = int(os.read(read, 20))
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _runs(rank):
+        time.sleep(0.05)
+    assert not _runs(rank)
+
+
+def _runs(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- what the tool says
+
+
+@pytest.fixture
+def tool(monkeypatch, world, tmp_path):
+    """tools/train.py with arguments for the tiny world; its `train` is for the test to replace."""
+    module = load_tool("train")
+    arguments = ["train.py", "-c", str(world[2]), "-o", f"output={tmp_path}", "-o", f"data.train={world[0]}"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.delenv("PADDLE_TRAINER_ID", raising=False)
+    return module
+
+
+def test_interrupted_it_says_how_to_go_on(tool, monkeypatch, capsys):
+    def interrupted(recipe):
+        raise KeyboardInterrupt
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(tool, "train", interrupted)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as left:
+        tool.main()
+    assert left.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_wrong_recipes_end_with_one_line(tool, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "-o", "train.base.stepz=3"])
+    with pytest.raises(SystemExit, match="error: -o train.base.stepz=3: unknown key train.base.stepz; did you mean"):
+        tool.main()

@@ -1,0 +1,285 @@
+"""A whole run: stopped anywhere it ends the same, finished it is left alone, and its output is nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_tiny import STAGES, STEPS, differences, newest
+from omegaconf import OmegaConf
+
+from ppvilg.config import ConfigError
+from ppvilg.engine import CheckpointError, Run, Trainer
+from ppvilg.engine.checkpoint import hash_folder
+
+
+class Stop(KeyboardInterrupt):
+    """As if Ctrl-C had been pressed."""
+
+
+def test_stopped_after_every_step_the_end_is_the_same_bit_for_bit(make_run, finished, tmp_path, monkeypatch):
+    """Every step of every stage is the last one of some process; with a checkpoint every two, half are done twice."""
+    real, stopped = Trainer.run_step, set()
+
+    def step_and_stop(self, batch, step):
+        real(self, batch, step)
+        if (self.stage.name, step) not in stopped:
+            stopped.add((self.stage.name, step))
+            raise Stop
+
+    monkeypatch.setattr(Trainer, "run_step", step_and_stop)
+    for _ in range(sum(STEPS.values()) + 1):
+        try:
+            make_run(tmp_path / "out").run()
+            break
+        except Stop:
+            continue
+    assert stopped == {(name, step) for name in STAGES for step in range(STEPS[name])}
+    assert differences(tmp_path / "out", finished) == []
+
+
+def test_stopped_while_anything_is_written_the_end_is_the_same_bit_for_bit(make_run, finished, tmp_path, monkeypatch):
+    """Each attempt gets one write further than the last: files flushed, folders and files renamed."""
+    allowed, done = 0, 0
+
+    def counted(real):
+        def call(*arguments, **options):
+            nonlocal done
+            done += 1
+            if done > allowed:
+                raise Stop
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "rename", "replace"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    attempts = 0
+    while not (tmp_path / "out" / "checkpoints" / "experts" / "exported.json").exists():
+        attempts, allowed, done = attempts + 1, allowed + 3, 0
+        try:
+            make_run(tmp_path / "out").run()
+        except Stop:
+            continue
+    assert attempts > 5
+    assert differences(tmp_path / "out", finished) == []
+    left = [path for path in (tmp_path / "out").rglob(".*") if path.name != ".lock"]
+    assert left == [], "nothing half-written stays behind"
+
+
+def test_a_finished_run_is_left_alone(make_run, finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+
+    def state():
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.rglob("*")
+                if path.is_file() and path.name not in (".lock", "recipe.yml")}
+
+    before = state()
+    assert make_run(output).run() == output / "experts"
+    assert state() == before
+
+
+def test_the_result_is_a_pipeline_that_draws(finished):
+    from ppvilg import ErnieViLG2Pipeline
+
+    for name in ("base", "experts"):
+        pipeline = ErnieViLG2Pipeline.from_pretrained(finished / name)
+        pipeline.set_progress_bar_config(disable=True)
+        assert pipeline.unet.num_experts == {"base": 1, "experts": 3}[name]
+        image = pipeline("红色背景上的蓝色方块", height=16, width=32, num_inference_steps=2, generator=0).images[0]
+        assert image.size == (32, 16)
+
+
+def test_the_result_holds_the_averaged_weights_and_no_path_of_this_machine(finished):
+    from safetensors.numpy import load_file
+
+    averages = newest(finished, "experts")["ema"]
+    expert = load_file(finished / "experts" / "unet" / "expert_01" / "diffusion_paddle_model.safetensors")
+    for name, value in expert.items():
+        assert value.tobytes() == averages[f"unet.experts.1.{name}"].tobytes(), name
+    for name in STAGES:
+        for path in (finished / name).rglob("*.json"):
+            assert str(finished) not in path.read_text(encoding="utf-8"), path
+
+
+def test_pictures_of_the_prompts_are_shown(make_run, finished, tmp_path, monkeypatch):
+    output, shown = tmp_path / "out", []
+    for name in ("vae", "cache", "tokenizer"):
+        shutil.copytree(finished / name, output / name)
+    shutil.copytree(finished / "checkpoints" / "vae", output / "checkpoints" / "vae")
+    from ppvilg.engine.monitor import Monitor
+
+    monkeypatch.setattr(Monitor, "image", lambda self, step, name, picture: shown.append((self.stage, step, picture)))
+    make_run(output, "sample.prompts=[红色背景,蓝色方块]", "train.base.sample_every=2", "train.experts.steps=0",
+             "train.experts.warmup_steps=0").run()
+    assert [(stage, step) for stage, step, _ in shown] == [("base", 2), ("base", 4)]
+    for _, _, picture in shown:
+        assert picture.dtype == np.uint8 and picture.shape[0] >= 16 and picture.shape[1] >= 32
+    assert newest(output, "base")["net"].keys() == newest(finished, "base")["net"].keys()
+    assert differences(output, finished, stages=("base",)) == [], "drawing must not change what is learnt"
+
+
+# ---- one output, one recipe
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run that a test may write into."""
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    "override, stage",
+    [
+        ("seed=4", "vae"),
+        ("train.vae.beta2=0.9", "vae"),
+        ("train.base.caption_dropout=0.2", "base"),
+        ("knowledge.text.probability=0.4", "base"),
+        ("model.boundaries=[0,10,20,90]", "base"),
+        ("train.experts.ema_decay=0.5", "experts"),
+    ],
+)
+def test_checkpoints_of_another_recipe_are_refused(make_run, copied, override, stage):
+    before = hash_folder(copied / "checkpoints")
+    with pytest.raises(CheckpointError, match=f"checkpoints/{stage}/step_0000000.* was made by another recipe"):
+        make_run(copied, override).run()
+    assert hash_folder(copied / "checkpoints") == before
+
+
+def test_checkpoints_of_other_data_are_refused(make_recipe, hooks, copied, tmp_path):
+    from engine_tiny import write_pictures
+
+    data = write_pictures(tmp_path / "other", 17)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        Run(make_recipe(copied, f"data.train={data}"), hooks).run()
+
+
+@pytest.mark.parametrize("override", ["train.experts.steps=9", "train.experts.log_every=1", "data.bad_sample_limit=7",
+                                      "train.experts.keep_checkpoints=3", "sample.guidance_scale=2.0"])
+def test_what_does_not_change_a_step_may_change(make_run, copied, override):
+    recipe = (copied / "recipe.yml").read_text(encoding="utf-8")
+    make_run(copied, override).run()
+    assert (copied / "recipe.yml").read_text(encoding="utf-8") != recipe
+    assert not list(copied.glob("recipe.*.yml")), "it is the same model's recipe"
+
+
+def test_data_may_move(make_recipe, hooks, world, copied, tmp_path):
+    shutil.copytree(world[0], tmp_path / "moved")
+    before = hash_folder(copied / "experts")
+    Run(make_recipe(copied, f"data.train={tmp_path / 'moved'}"), hooks).run()
+    assert hash_folder(copied / "experts") == before
+
+
+def test_the_recipe_of_another_model_is_kept_under_a_number(make_run, copied):
+    first = (copied / "recipe.yml").read_text(encoding="utf-8")
+    for seed in (4, 5):
+        with pytest.raises(CheckpointError):
+            make_run(copied, f"seed={seed}").run()
+    assert (copied / "recipe.1.yml").read_text(encoding="utf-8") == first
+    assert OmegaConf.load(copied / "recipe.2.yml").seed == 4
+    assert OmegaConf.load(copied / "recipe.yml").seed == 5
+
+
+def test_a_file_that_is_no_recipe_is_kept_too(make_run, copied):
+    (copied / "recipe.yml").write_text("half a rec", encoding="utf-8")
+    make_run(copied).run()
+    assert (copied / "recipe.1.yml").read_text(encoding="utf-8") == "half a rec"
+    assert OmegaConf.load(copied / "recipe.yml").seed == 3
+
+
+def test_a_vocabulary_of_other_data_is_made_again(make_run, copied):
+    (copied / "tokenizer" / "data.sha256").write_text("others", encoding="utf-8")
+    (copied / "tokenizer" / "vocab.txt").write_text("[PAD]\n[CLS]\n", encoding="utf-8")
+    run = make_run(copied)
+    run.prepare_denoising()
+    assert "色" in run.conditioning.tokenizer.get_vocab()
+
+
+def test_two_runs_into_one_output(make_run, tmp_path, monkeypatch):
+    import ppvilg.engine.run as module
+    from ppvilg.engine.checkpoint import claimed
+
+    monkeypatch.setattr(module, "claimed", lambda folder: claimed(folder, wait_seconds=0))
+    (tmp_path / "out").mkdir()
+    with claimed(tmp_path / "out"), pytest.raises(RuntimeError, match="is training into it"):
+        make_run(tmp_path / "out").run()
+    assert os.listdir(tmp_path / "out") == [".lock"]
+
+
+# ---- recipes that cannot be run, found before the first stage
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("model.text_encoder.config.hiden_size=16", "did you mean model.text_encoder.config.hidden_size"),
+        ("model.text_encoder.config.vocab_size=100", "unknown key model.text_encoder.config.vocab_size"),
+        ("model.vae.config.latent_chanels=4", "did you mean model.vae.config.latent_channels"),
+        ("model.unet.config.cross_attention=16", "did you mean model.unet.config.cross_attention_dim"),
+        ("model.scheduler.beta_shedule=linear", "did you mean model.scheduler.beta_schedule"),
+    ],
+)
+def test_unknown_keys_of_components(make_recipe, tmp_path, override, expected):
+    with pytest.raises(ConfigError, match=expected):
+        Run(make_recipe(tmp_path / "out", override))
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_of_later_stages_are_checked_first(make_recipe, tmp_path, monkeypatch):
+    from ppvilg.engine import distributed
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="train.experts.batch_size=5"):
+        Run(make_recipe(tmp_path / "out", "train.experts.batch_size=5"))
+
+
+def test_data_for_validation_are_needed(make_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="data.validation is not set"):
+        Run(make_recipe(tmp_path / "out", "data.validation=null"))
+
+
+def test_experts_need_a_base(make_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="stage base"):
+        Run(make_recipe(tmp_path / "out", "train.base.steps=0", "train.base.warmup_steps=0"))
+
+
+def test_published_weights_that_do_not_fit(make_recipe, finished, tmp_path):
+    run = Run(make_recipe(tmp_path / "out", f"model.unet.pretrained={finished}/base/unet/expert_00",
+                          "model.text_encoder.config.hidden_size=32", "train.vae.steps=0", "train.vae.warmup_steps=0",
+                          f"model.vae.pretrained={finished}/vae"))
+    run.prepare_denoising()
+    with pytest.raises(ConfigError, match=r"width of the text encoder \(32\).*cross_attention_dim \(16\)"):
+        run.run_denoiser("base")
+
+
+def test_published_weights_are_where_the_base_starts(make_recipe, finished, tmp_path):
+    from safetensors.numpy import load_file
+
+    folder = Path(finished) / "base"
+    parts = {"unet": "unet/expert_00", "text_encoder": "text_encoder", "tokenizer": "tokenizer", "vae": "vae"}
+    pretrained = [f"model.{name}.pretrained={folder / place}" for name, place in parts.items()]
+    still = ("train.base.learning_rate=0.0", "train.base.weight_decay=0.0", "train.vae.steps=0",
+             "train.vae.warmup_steps=0", "train.experts.steps=0", "train.experts.warmup_steps=0")
+    Run(make_recipe(tmp_path / "out", *pretrained, *still)).run()
+    net = newest(tmp_path / "out", "base")["net"]
+    for part, file in (("unet.experts.0", "unet/expert_00/diffusion_paddle_model.safetensors"),
+                       ("text_encoder", "text_encoder/model.safetensors")):
+        weights = load_file(folder / file)
+        shared = [name for name in weights if f"{part}.{name.removeprefix('ernie.')}" in net]
+        assert len(shared) > 10
+        for name in shared:
+            assert weights[name].tobytes() == net[f"{part}.{name.removeprefix('ernie.')}"].tobytes(), name
+
+
+def test_progress_and_manifest_say_what_made_them(finished):
+    (folder,) = (finished / "checkpoints" / "vae").glob("step_00000004")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["progress"]["stage"] == "vae" and manifest["progress"]["next_step"] == 4
+    assert {"numpy", "paddle", "seed", "sample_order"} <= manifest["progress"].keys()
+    assert manifest["files"].keys() == {"net.safetensors", "optimizer.safetensors", "ema.safetensors"}
