@@ -240,6 +240,7 @@ class Trainer:
                                                      "numpy": np.__version__, "paddle": paddle.__version__})
             except CheckpointError as error:
                 failure = error
+        distributed.barrier()  # writing may take longer than a reduction waits
         failed = distributed.mean_over_ranks(np.array([float(failure is not None)]))[0]
         if failed:
             raise failure or CheckpointError("the main rank could not write the checkpoint; see its message")
@@ -253,6 +254,14 @@ class Trainer:
         """Load the newest whole checkpoint; gives the step to go on with."""
         distributed.share_initial_weights(self.stage.networks.values())
         self.ema = ExponentialMovingAverage(self.parameters, self.config.ema_decay, self.config.ema_every)
+        step = self._load_newest()
+        distributed.barrier()
+        if distributed.mean_over_ranks(np.array([float(step)]))[0] != step:
+            raise CheckpointError(f"rank {distributed.rank()} would go on from step {step} in {self.store.root} and "
+                                  f"another rank from elsewhere: the output must be on storage that all ranks share")
+        return step
+
+    def _load_newest(self) -> int:
         found = self.store.load_newest()
         if found is None:
             return 0

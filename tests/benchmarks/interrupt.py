@@ -129,7 +129,7 @@ def wait_and_kill(process: int, output: Path, kill: Kill, rng: random.Random) ->
             if ended(process):
                 return ""
             time.sleep(0.0005)
-        time.sleep(rng.random() * 0.01)
+        time.sleep(rng.random() * 0.002)
     if ended(process):
         return ""
     os.kill(process, signal.SIGKILL)

@@ -244,6 +244,11 @@ def test_data_for_validation_are_needed(make_recipe, tmp_path):
         Run(make_recipe(tmp_path / "out", "data.validation=null"))
 
 
+def test_a_base_needs_an_autoencoder(make_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="there is no autoencoder"):
+        Run(make_recipe(tmp_path / "out", "train.vae.steps=0", "train.vae.warmup_steps=0")).run()
+
+
 def test_experts_need_a_base(make_recipe, tmp_path):
     with pytest.raises(ConfigError, match="stage base"):
         Run(make_recipe(tmp_path / "out", "train.base.steps=0", "train.base.warmup_steps=0"))

@@ -239,6 +239,14 @@ def test_a_batch_must_fit_ranks_and_passes(train, monkeypatch):
         train("ranks", accumulation=4)
 
 
+def test_ranks_must_go_on_from_the_same_step(train, monkeypatch):
+    train("shared", steps=2).run_loop()
+    other = train("shared")
+    monkeypatch.setattr(distributed, "mean_over_ranks", lambda values: values / 2)  # as if another rank found nothing
+    with pytest.raises(CheckpointError, match="from step 2 .* storage that all ranks share"):
+        other.run_loop()
+
+
 def test_a_checkpoint_that_cannot_be_written_stops_the_run(train, monkeypatch):
     trainer = train("full")
 
