@@ -50,7 +50,8 @@ def train(recipe) -> str:
     prepare_cpu()
     from ppvilg.engine import CheckpointError, PipelineHooks, Run, distributed
 
-    logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
+                        force=True)  # the libraries leave a handler of their own
     # The launcher stops its ranks by SIGTERM; here and not before, for Paddle installs a handler that prints a stack
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     distributed.start()
