@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from ppvilg.models import MoDEUNet2DConditionModel, expert_index, vae_scale_fact
 from .noise import Generator, NoiseSource
 from .published import published_components
 from .schedulers import start_scheduler
-from .zoo import resolve
+from .zoo import forget_paths, resolve
 
 OUTPUT_TYPES = ("pil", "np", "pd", "latent")
 
@@ -105,8 +106,9 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         return cls(**published_components(ernie, unet, vae, scheduler, from_diffusers, num_experts), **config)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Writes every component (safetensors) and model_index.json."""
+        """Writes every component (safetensors) and model_index.json, without the paths they were loaded from."""
         super().save_pretrained(os.fspath(save_directory), **kwargs)
+        forget_paths(Path(save_directory))
 
     def __setattr__(self, name: str, value) -> None:
         components = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import os
 import warnings
 from pathlib import Path
@@ -43,6 +44,14 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
     if folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a pipeline folder: it has no {INDEX}")
     raise FileNotFoundError(f"{name!r} is neither a folder nor a model of the zoo ({', '.join(ZOO)})")
+
+
+def forget_paths(folder: Path) -> None:
+    """Removes from the JSON files of a pipeline folder what the libraries note of where its parts were loaded from."""
+    for file in [folder / "model_index.json", *folder.glob("*/config.json"), *folder.glob("*/tokenizer_config.json")]:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if any(content.pop(key, None) is not None for key in ("_name_or_path", "special_tokens_map_file")):
+            file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_fp16(pipeline, folder: str | os.PathLike) -> int:

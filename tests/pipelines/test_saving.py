@@ -54,6 +54,14 @@ def test_folder_draws_the_same_pixels_without_network(folder, no_network):
     assert not any(layer.training for layer in (loaded.vae, loaded.text_encoder, loaded.unet))
 
 
+def test_a_loaded_and_saved_folder_names_no_place(folder, tmp_path):
+    place, pixels = folder
+    ErnieViLG2Pipeline.from_pretrained(place).save_pretrained(tmp_path / "again")
+    files = sorted((tmp_path / "again").rglob("*.json"))
+    assert files and not [file for file in files if str(place) in file.read_text(encoding="utf-8")]
+    assert np.array_equal(draw(ErnieViLG2Pipeline.from_pretrained(tmp_path / "again")), pixels)
+
+
 def test_ppdiffusers_finds_the_pipeline_class(folder, no_network):
     place, pixels = folder
     assert ppvilg.ErnieViLG2Pipeline is ErnieViLG2Pipeline
