@@ -7,7 +7,6 @@ import argparse
 import logging
 import os
 import signal
-import sys
 
 from ppvilg.config import ConfigError, load_config
 
@@ -22,6 +21,21 @@ def parse_arguments() -> argparse.Namespace:
 
 def is_main_rank() -> bool:
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+
+
+def stop_by_signal() -> None:
+    """Ctrl-C, and SIGTERM by which the launcher stops its ranks, end the process at once: nothing half-written is used.
+
+    An exception would have to find its way out of Paddle's backward pass, which wraps it in one of its own.
+    """
+
+    def stop(number, frame):
+        if is_main_rank():
+            os.write(2, b"\nstopped: run the same command again to go on where the checkpoints end\n")
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def save_pipeline(components: dict, folder) -> None:
@@ -52,8 +66,7 @@ def train(recipe) -> str:
 
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
                         force=True)  # the libraries leave a handler of their own
-    # The launcher stops its ranks by SIGTERM; here and not before, for Paddle installs a handler that prints a stack
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_by_signal()  # again, for Paddle installed a handler that prints a stack
     distributed.start()
     try:
         return Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
@@ -63,15 +76,12 @@ def train(recipe) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
+    stop_by_signal()
     try:
         recipe = load_config(arguments.config, arguments.override)
         result = train(recipe)
     except (ConfigError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        if is_main_rank():
-            print("\nstopped: run the same command again to go on where the checkpoints end", file=sys.stderr)
-        os._exit(130)  # at once: ordinary exit would wait for ranks that wait for this one
     if is_main_rank():
         print(f"done: {result}")
 

@@ -112,22 +112,23 @@ def tool(monkeypatch, world, tmp_path):
     arguments = ["train.py", "-c", str(world[2]), "-o", f"output={tmp_path}", "-o", f"data.train={world[0]}"]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.delenv("PADDLE_TRAINER_ID", raising=False)
-    return module
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield module
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def test_interrupted_it_says_how_to_go_on(tool, monkeypatch, capsys):
-    def interrupted(recipe):
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_how_to_go_on(tool, monkeypatch, capfd, number):
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr(tool, "train", interrupted)
+    monkeypatch.setattr(tool, "train", lambda recipe: signal.raise_signal(number))
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit) as left:
         tool.main()
-    assert left.value.code == 130
-    assert "run the same command again" in capsys.readouterr().err
+    assert left.value.code == 128 + number
+    assert "run the same command again" in capfd.readouterr().err
 
 
 def test_wrong_recipes_end_with_one_line(tool, monkeypatch):
