@@ -20,7 +20,7 @@ ALLOWED = {
     "pipelines": {"knowledge", "models"},
     "deploy": {"models", "pipelines"},
     "engine": {"config", "data", "knowledge", "models", "diffusion"},
-    "evaluation": {"pipelines", "data"},
+    "evaluation": {"pipelines", "data", "_runtime"},
     "serving": {"pipelines", "deploy"},
     # The package itself: names of the rooms are imported on first use, by strings.
     "__init__": {"_registration", "_versions"},

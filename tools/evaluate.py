@@ -1,50 +1,16 @@
-"""Judge a model on held-out prompts: python tools/evaluate.py -c configs/evaluation/objects.yml -o model=emoji64.
+"""Evaluate a model: python tools/evaluate.py -c configs/evaluation/objects.yml -o model=emoji64.
 
-Run the same command again to go on after a stop; pictures that are there are not drawn twice.
+The same as `python -m ppvilg.evaluation`, also where ppvilg is not installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", required=True, type=Path, help="recipe (YAML)")
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace one value of the recipe; may be given many times",
-    )
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    from paddlenlp.utils.log import logger
-
-    from ppvilg._runtime import prepare_cpu
-    from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite, load_recipe, markdown
-
-    prepare_cpu()
-    logger.set_level("WARNING")  # it tells the story of every file it opens
-    try:
-        suite = ObjectsSuite(load_recipe(ObjectsRecipe, arguments.config, arguments.override))
-        report = suite.run()
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(markdown(report["results"]))
-    print(f"results: {suite.output.resolve() / 'results.json'}")
-    return 0
-
+from ppvilg.evaluation.__main__ import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,9 +8,10 @@ from .judging import Verdict, judge, markdown, markdown_by_object, tables
 from .layout import PictureFolder, geneval_metadata
 from .objects import ObjectsRecipe, ObjectsSuite
 from .statistics import bootstrap_interval
-from .suite import load_recipe
+from .suite import SUITES, load_recipe, open_suite
 
 __all__ = [
+    "SUITES",
     "Detector",
     "DetectorRecipe",
     "Finding",
@@ -27,6 +28,7 @@ __all__ = [
     "markdown",
     "markdown_by_object",
     "measure_detector",
+    "open_suite",
     "tables",
     "train_detector",
 ]

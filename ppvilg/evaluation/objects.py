@@ -41,6 +41,7 @@ SOURCES = ("model", "reconstruction", "renders")
 class ObjectsRecipe:
     """Everything an evaluation depends on."""
 
+    suite: str = "objects"
     output: str = MISSING
     model: str = "emoji64"  # pipeline folder or zoo name
     detector: str | None = None  # folder; None: the detector that comes with the package
@@ -135,6 +136,10 @@ class ObjectsSuite:
         )
         write_whole(self.output / "results.md", text + "\n")
         return report
+
+    def summary(self, report: dict) -> str:
+        """One table of every source."""
+        return markdown(report["results"])
 
     def draw(self, source: str) -> list[Image.Image]:
         """All pictures of a source, drawing those that are not there yet; in the order of the prompts."""

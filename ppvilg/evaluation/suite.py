@@ -1,18 +1,67 @@
-"""Recipes of evaluations: a flat YAML file and `key=value` overrides -> one typed dataclass; a typo is an error."""
+"""Suites by name, and their recipes: a flat YAML file and `key=value` overrides -> one typed dataclass.
+
+To add a suite: a dataclass with `suite: str = "<name>"` and `output: str = MISSING`, a class that follows `Suite`, and
+one line in SUITES. `-c` with `suite: <name>` in the file then runs it.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 Recipe = TypeVar("Recipe")
+
+
+class Suite(Protocol):
+    """One evaluation: everything it writes goes into `output`; run again to go on after a stop."""
+
+    output: Path
+
+    def run(self) -> dict:
+        """Draw what is missing, measure, write results.json and report.html; returns what results.json holds."""
+
+    def summary(self, report: dict) -> str:
+        """What `run` returned, as Markdown for the terminal."""
+
+
+class SuiteClasses(NamedTuple):
+    """Where a suite is: imported when it is asked for."""
+
+    module: str
+    recipe: str
+    suite: str
+
+
+SUITES = {
+    "objects": SuiteClasses("ppvilg.evaluation.objects", "ObjectsRecipe", "ObjectsSuite"),
+}
+
+
+def open_suite(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Suite:
+    """The suite that the key `suite` of a recipe names, ready to run.
+
+    ValueError names the file or override and the key at fault, before anything heavy; FileNotFoundError: no such file.
+    """
+    name, origin = _read(path).get("suite"), str(path)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "suite":
+            name, origin = value, f"-o {override}"
+    if name is None:
+        raise ValueError(f"{path}: no value for suite; write suite: and one of {', '.join(SUITES)}")
+    if name not in SUITES:
+        raise ValueError(f"{origin}: suite {name!r} is not one of {', '.join(SUITES)}")
+    module = importlib.import_module(SUITES[name].module)
+    return getattr(module, SUITES[name].suite)(load_recipe(getattr(module, SUITES[name].recipe), path, overrides))
 
 
 def load_recipe(schema: type[Recipe], path: str | os.PathLike | None, overrides: Sequence[str] = ()) -> Recipe:
