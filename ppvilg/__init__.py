@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 
 from ppvilg._registration import register as _register
+from ppvilg._runtime import use_avx2_on_amd as _use_avx2_on_amd
 from ppvilg._versions import check_versions as _check_versions
 
 __version__ = "0.1.0"
@@ -39,4 +40,5 @@ def __dir__() -> list[str]:
 
 
 _check_versions()
+_use_avx2_on_amd()
 _register()

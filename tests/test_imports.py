@@ -23,7 +23,7 @@ ALLOWED = {
     "evaluation": {"pipelines", "data", "_runtime"},
     "serving": {"pipelines", "deploy"},
     # The package itself: names of the rooms are imported on first use, by strings.
-    "__init__": {"_registration", "_versions"},
+    "__init__": {"_registration", "_runtime", "_versions"},
     "_registration": set(),
     "_runtime": set(),
     "_versions": set(),
