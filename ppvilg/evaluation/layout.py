@@ -24,7 +24,9 @@ RELATIONS = {"left": "left of", "above": "above"}
 
 
 def geneval_metadata(prompt: dict) -> dict:
-    """GenEval's keys for a prompt of `held_out_prompts`, with the prompt's own beside them."""
+    """GenEval's keys for a prompt of `held_out_prompts`, with the prompt's own beside them; any other as it is."""
+    if "kind" not in prompt:
+        return dict(prompt)
     names = [item["label_en"] for item in prompt["objects"]]
     metadata: dict = {"tag": TAGS[prompt["kind"]]}
     if prompt["kind"] == "pair":
@@ -109,8 +111,9 @@ class PictureFolder:
                 picture = opened.convert("RGB")
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise ValueError(f"{path} is not a readable picture ({error}); remove it to have it drawn again") from error
-        if picture.size != (line["width"], line["height"]):
-            size = f"{line['width']}x{line['height']}"
+        asked = line.get("width") or picture.width, line.get("height") or picture.height
+        if picture.size != asked:
+            size = "{}x{}".format(*asked)
             raise ValueError(f"{path} is {picture.width}x{picture.height}, its prompt asks for {size}")
         return picture
 

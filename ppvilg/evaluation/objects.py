@@ -6,12 +6,9 @@ the most the model could reach; and the renders themselves, which is the most th
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,19 @@ import numpy as np
 import paddle
 from omegaconf import MISSING
 from PIL import Image
-from tqdm import tqdm
 
-from ppvilg import __version__
 from ppvilg.data.captions import held_out_prompts
 from ppvilg.data.objects import font_sha256
 from ppvilg.data.render import render
 from ppvilg.data.scenes import Scene, draw_scene
-from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, resolve
 
 from .detector import Detector, detector_sha256, to_input
+from .drawing import Painter, draw_missing, picture_seed
 from .judging import CRITERIA, Verdict, judge, markdown, markdown_by_object, tables
 from .layout import PictureFolder, write_whole
+from .protocol import about
 from .sheets import contact_sheet, write_blind_sheets
 
-MODEL_FILES = (".json", ".txt", ".safetensors", ".pdparams", ".model")
 SOURCES = ("model", "reconstruction", "renders")
 
 
@@ -88,11 +83,6 @@ def scene_of(prompt: dict, rng: np.random.Generator) -> Scene:
             return replace(scene, background=prompt["background"], objects=objects, style=None)
 
 
-def picture_seed(seed: int, prompt: int, image: int) -> int:
-    """The seed of one picture, whatever else is drawn with it."""
-    return int(np.random.SeedSequence([seed, prompt, image]).generate_state(1)[0])
-
-
 class ObjectsSuite:
     """One evaluation: draw what is missing, judge everything, write results.json and sheets."""
 
@@ -100,20 +90,10 @@ class ObjectsSuite:
         self.recipe, self.output = recipe, Path(recipe.output)
         self.prompts = suite_prompts(recipe)
         self.detector = Detector.load(recipe.detector)
-        self.model_folder = None if recipe.sources == ["renders"] else resolve(recipe.model)
-        self.model_sha256 = None if self.model_folder is None else folder_sha256(self.model_folder)
-        self._pipeline: ErnieViLG2Pipeline | None = None
-
-    @property
-    def pipeline(self) -> ErnieViLG2Pipeline:
-        """The model, loaded when the first picture needs it."""
-        if self._pipeline is None:
-            self._pipeline = ErnieViLG2Pipeline.from_pretrained(self.model_folder)
-            if self.recipe.scheduler:
-                config = self._pipeline.scheduler.config
-                self._pipeline.scheduler = build_scheduler(self.recipe.scheduler, config)
-            self._pipeline.set_progress_bar_config(disable=True)
-        return self._pipeline
+        self.painter: Painter | None = None
+        if recipe.sources != ["renders"]:
+            settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
+            self.painter = Painter(recipe.model, *settings)
 
     def run(self) -> dict:
         """Draw, judge and write everything; returns what results.json holds."""
@@ -146,42 +126,23 @@ class ObjectsSuite:
         protocol = self._protocol(source)
         folder = PictureFolder(self.output / source, self.prompts, self.recipe.images_per_prompt, protocol)
         make: Callable = {"model": self._generate, "reconstruction": self._reconstruct, "renders": self._render}[source]
-        shapes: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for key in folder.missing():
-            shapes.setdefault((self.prompts[key[0]]["width"], self.prompts[key[0]]["height"]), []).append(key)
-        with tqdm(total=sum(map(len, shapes.values())), desc=source, unit="picture") as progress:
-            for keys in shapes.values():
-                for start in range(0, len(keys), self.recipe.batch_size):
-                    batch = keys[start : start + self.recipe.batch_size]
-                    for key, picture in zip(batch, make(batch)):
-                        about = {"seed": picture_seed(self.recipe.seed, *key), **protocol}
-                        folder.write(*key, picture, about)
-                    progress.update(len(batch))
+        draw_missing(folder, make, protocol, self.recipe.seed, self.recipe.batch_size, source)
         folder.write_grids()
         return [folder.read(*key) for key in folder.all()]
 
     def _protocol(self, source: str) -> dict:
         """What the pictures of a source depend on, besides the prompts."""
-        recipe = self.recipe
-        protocol: dict = {"source": source, "suite_seed": recipe.seed}
-        if source != "renders":
-            protocol["model_sha256"] = self.model_sha256
         if source == "model":
-            names = ("num_inference_steps", "guidance_scale", "scheduler")
-            return {**protocol, **{name: getattr(recipe, name) for name in names}}
+            return self.painter.protocol()
+        protocol: dict = {"source": source, "suite_seed": self.recipe.seed}
+        if source == "reconstruction":
+            protocol["model_sha256"] = self.painter.sha256
         return {**protocol, "font_sha256": font_sha256()}
 
     def _generate(self, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
         """Pictures of one shape drawn by the model."""
-        prompts = [self.prompts[prompt] for prompt, _ in keys]
-        return self.pipeline(
-            [prompt["prompt"] for prompt in prompts],
-            width=prompts[0]["width"],
-            height=prompts[0]["height"],
-            num_inference_steps=self.recipe.num_inference_steps,
-            guidance_scale=self.recipe.guidance_scale,
-            generator=[picture_seed(self.recipe.seed, *key) for key in keys],
-        ).images
+        seeds = [picture_seed(self.recipe.seed, *key) for key in keys]
+        return self.painter.pictures([self.prompts[prompt] for prompt, _ in keys], seeds)
 
     def _render(self, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
         """Real scenes that the prompts describe."""
@@ -192,7 +153,8 @@ class ObjectsSuite:
     def _reconstruct(self, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
         """The same real scenes through the model's autoencoder and back."""
         pixels = to_input(np.stack([np.asarray(picture) for picture in self._render(keys)]))  # (N, 3, H, W)
-        decoded = self.pipeline.decode_latents(self.pipeline.encode_image(pixels))  # (N, 3, H, W) in [0, 1]
+        pipeline = self.painter.pipeline
+        decoded = pipeline.decode_latents(pipeline.encode_image(pixels))  # (N, 3, H, W) in [0, 1]
         values = (decoded.numpy().transpose(0, 2, 3, 1) * 255).round().astype(np.uint8)
         return [Image.fromarray(picture) for picture in values]
 
@@ -226,34 +188,9 @@ class ObjectsSuite:
 
     def _about(self) -> dict:
         """Protocol, versions and hashes: what has to be equal for numbers to be comparable."""
-        packages = ("paddlepaddle", "paddlenlp", "ppdiffusers", "numpy", "Pillow")
-        return {
-            "suite": "objects",
-            "protocol": asdict(self.recipe),
-            "versions": {"ppvilg": __version__, "python": platform.python_version(), **installed(packages)},
-            "hashes": {
-                "model": self.model_sha256,
-                "detector": detector_sha256(self.recipe.detector),
-                "font": font_sha256(),
-            },
+        hashes = {
+            "model": self.painter.sha256 if self.painter else None,
+            "detector": detector_sha256(self.recipe.detector),
+            "font": font_sha256(),
         }
-
-
-def installed(packages: Sequence[str]) -> dict[str, str | None]:
-    """Versions of the packages that are installed under these names."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def folder_sha256(folder: Path) -> str:
-    """One hash over the names and contents of a model's files, without what only people read."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\n{content}\n".encode())
-    return digest.hexdigest()
+        return about("objects", self.recipe, hashes)
