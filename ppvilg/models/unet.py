@@ -6,12 +6,13 @@ ppdiffusers UNet2DConditionModel folder, so that one expert can be loaded, repla
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
@@ -145,9 +146,23 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
         return self.config.unet["sample_size"]
 
     @property
+    def dtype(self) -> paddle.dtype:
+        """dtype the experts compute in, whether or not any is in memory."""
+        return getattr(self.experts, "dtype", None) or super().dtype
+
+    @property
     def loaded_experts(self) -> list[int]:
         """Numbers of the experts in memory."""
         return [k for k, expert in enumerate(self.experts) if not isinstance(expert, AbsentExpert)]
+
+    def expecting(self, timesteps: Iterable) -> contextlib.AbstractContextManager:
+        """A context in which calls will come at these timesteps, in this order.
+
+        It is what experts that are not all in memory are read ahead by (ppvilg.deploy.residency); others need no plan.
+        """
+        if not hasattr(self.experts, "expecting"):
+            return contextlib.nullcontext()
+        return self.experts.expecting([expert_index(float(t), self.config.boundaries) for t in timesteps])
 
     def forward(
         self,
@@ -280,12 +295,8 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
         Weights of any dtype become float32, or `paddle_dtype`. Further arguments go to the stock UNet's loader.
         FileNotFoundError names an expert that the folder lacks.
         """
-        folder = _existing(Path(pretrained_model_name_or_path) / (subfolder or ""))
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        if config.get("_class_name") == UNet2DConditionModel.__name__:
-            raise ValueError(f"{folder} holds a stock UNet2DConditionModel, load it with {cls.__name__}.from_stock")
-        settings = {key: config[key] for key in ("num_experts", "boundaries", "num_train_timesteps", "unet")}
-        model = cls(**settings, experts=[])
+        folder = Path(pretrained_model_name_or_path) / (subfolder or "")
+        model = cls.without_experts(folder)
         wanted = range(model.num_experts) if experts is None else experts
         for k in wanted:
             model._expert_folder(folder, k)  # all are looked for before any is read
@@ -294,14 +305,41 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
         model.eval()
         return model
 
-    def load_expert(self, folder, index: int, **kwargs) -> None:
-        """Reads `folder/expert_XX` into expert `index`; parameters already there keep their identity."""
+    @classmethod
+    def without_experts(cls, folder) -> MoDEUNet2DConditionModel:
+        """The model of a local folder with no expert in memory yet."""
+        folder = _existing(folder)
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        if config.get("_class_name") == UNet2DConditionModel.__name__:
+            raise ValueError(f"{folder} holds a stock UNet2DConditionModel, load it with {cls.__name__}.from_stock")
+        settings = {key: config[key] for key in ("num_experts", "boundaries", "num_train_timesteps", "unet")}
+        return cls(**settings, experts=[])
+
+    def new_expert(self) -> UNet2DConditionModel:
+        """An untrained expert of this model's config, in eval mode and no part of the model."""
+        expert = _as_expert(UNet2DConditionModel(**self.config.unet))
+        expert.eval()
+        return expert
+
+    def check_expert_folder(self, folder, index: int) -> Path:
+        """`folder/expert_XX`; FileNotFoundError if it is missing, ValueError if its config is not this model's."""
         path = self._expert_folder(Path(folder), index)
-        loaded = _load_stock(path, **kwargs)
-        mine, theirs = self.config.unet, _stock_config(loaded.config)
+        self._check_expert_config(path, json.loads((path / CONFIG_NAME).read_text(encoding="utf-8")))
+        return path
+
+    def _check_expert_config(self, path: Path, config: Mapping) -> None:
+        mine, theirs = self.config.unet, _stock_config(config)
         different = [f"{key}: {theirs[key]} instead of {mine[key]}" for key in mine if theirs[key] != _plain(mine[key])]
         if different:
             raise ValueError(f"{path} is an expert of another model ({'; '.join(different)})")
+
+    def load_expert(self, folder, index: int, **kwargs) -> None:
+        """Reads `folder/expert_XX` into expert `index`; parameters already there keep their identity."""
+        if not isinstance(self.experts, nn.LayerList):
+            raise ValueError(f"the experts are a {type(self.experts).__name__}, which reads its own: replace the files")
+        path = self._expert_folder(Path(folder), index)
+        loaded = _load_stock(path, **kwargs)
+        self._check_expert_config(path, loaded.config)
         if isinstance(self.experts[index], AbsentExpert):
             self.experts[index] = loaded
         else:

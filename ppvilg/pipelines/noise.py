@@ -41,6 +41,7 @@ class NoiseSource:
             entry if isinstance(entry, np.random.Generator) else np.random.default_rng(seed)
             for entry, seed in zip(generators, self.seeds)
         ]
+        self._paddle_state = None
 
     def normal(self, shape: Sequence[int]) -> paddle.Tensor:
         """float32 (count, *shape)."""
@@ -48,13 +49,20 @@ class NoiseSource:
 
     @contextlib.contextmanager
     def paddle_seeded(self) -> Iterator[None]:
-        """Seeds Paddle's global generator from the first stream; puts the caller's state back at the end."""
+        """Paddle's global generator as seeded from the first stream; puts the caller's state back at the end.
+
+        Entered again, it goes on where it was left.
+        """
         state = paddle.get_rng_state()
-        first = copy.deepcopy(self.streams[0])  # drawing from the stream itself would tell the first picture apart
-        paddle.seed(int(first.integers(2**31)))
+        if self._paddle_state is None:
+            first = copy.deepcopy(self.streams[0])  # drawing from the stream itself would tell the first picture apart
+            paddle.seed(int(first.integers(2**31)))
+        else:
+            paddle.set_rng_state(self._paddle_state)
         try:
             yield
         finally:
+            self._paddle_state = paddle.get_rng_state()
             paddle.set_rng_state(state)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import importlib
 import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +26,7 @@ from ppvilg.models import MoDEUNet2DConditionModel, expert_index, vae_scale_fact
 
 from .noise import Generator, NoiseSource
 from .published import published_components
+from .queue import joined, split_into_batches
 from .schedulers import start_scheduler
 from .zoo import forget_paths, resolve
 
@@ -45,6 +50,21 @@ class Canvas(NamedTuple):
     known: paddle.Tensor | None = None  # (N, C, h, w), its latents
     mask: paddle.Tensor | None = None  # (N, 1, H, W), 1 = repaint
     latent_mask: paddle.Tensor | None = None  # (N, 1, h, w), 1 = repaint
+
+
+@dataclass
+class Drawing:
+    """A batch of pictures between prompt and decoder; `step` of canvas.timesteps are done."""
+
+    canvas: Canvas
+    latents: paddle.Tensor  # (N, C, h, w), as noisy as canvas.timesteps[step]
+    positive: Conditioning
+    negative: Conditioning
+    scales: list[float]
+    noise: NoiseSource
+    eta: float
+    callback: Callable | None
+    step: int = 0
 
 
 class ErnieViLG2Pipeline(DiffusionPipeline):
@@ -82,9 +102,18 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
     # ---- loading and saving ----
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> ErnieViLG2Pipeline:
-        """Loads a pipeline folder or a model of the zoo by name; never touches the network."""
-        return super().from_pretrained(str(resolve(pretrained_model_name_or_path)), **kwargs)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, max_resident_experts: int | None = None, **kwargs
+    ) -> ErnieViLG2Pipeline:
+        """Loads a pipeline folder or a model of the zoo by name; never touches the network.
+
+        max_resident_experts: at most so many experts in memory, read just ahead of the steps that need them (all).
+        """
+        folder = resolve(pretrained_model_name_or_path)
+        if max_resident_experts is not None:
+            load = importlib.import_module("ppvilg.deploy.residency").load_resident_unet
+            kwargs["unet"] = load(folder / "unet", max_resident_experts, kwargs.get("paddle_dtype"))
+        return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
     def from_published(
@@ -205,6 +234,79 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         mask_image: repaint where it is white (default strength 1, pure noise); other pixels of `image` stay exact.
         latents: initial standard normal noise (N, C, h, w) instead of drawing it. eta: DDIM's noise share.
         """
+        drawing = self._begin(
+            prompt,
+            negative_prompt,
+            style,
+            height,
+            width,
+            num_inference_steps,
+            guidance_scale,
+            generator,
+            num_images_per_prompt,
+            output_type,
+            callback_on_step_end,
+            image,
+            mask_image,
+            strength,
+            latents,
+            eta,
+        )
+        timesteps = drawing.canvas.timesteps
+        with self.unet.expecting(timesteps), self.progress_bar(total=len(timesteps)) as progress_bar:
+            self._advance(drawing, len(timesteps), progress_bar)
+        images = self._finish(drawing, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @paddle.no_grad()
+    def generate_queue(
+        self, prompt: list[str], batch_size: int = 8, output_type: str = "pil", **arguments
+    ) -> ImagePipelineOutput:
+        """Draws many prompts, `batch_size` at a time, expert by expert: each is in memory once for the whole queue.
+
+        The other arguments are those of a call, lists with one entry per prompt (generator, image, mask_image and
+        latents: per picture), and so are the pictures: those of a call for every `batch_size` prompts in turn, with a
+        generator seed counted on. No callback_on_step_end, and no numpy Generator for all, which calls would share.
+        """
+        calls = split_into_batches(prompt, batch_size, arguments)
+        painters = [self._with_own_scheduler() for _ in calls]
+        drawings = [painter._begin(output_type=output_type, **call) for painter, call in zip(painters, calls)]
+        timesteps, boundaries = drawings[0].canvas.timesteps, self.unet.boundaries
+        total = len(timesteps) * len(drawings)
+        with self.unet.expecting(timesteps), self.progress_bar(total=total) as progress_bar:
+            for _, block in groupby(timesteps, key=lambda timestep: expert_index(float(timestep), boundaries)):
+                steps = len(list(block))
+                for painter, drawing in zip(painters, drawings):
+                    painter._advance(drawing, steps, progress_bar)
+        images = [painter._finish(drawing, output_type) for painter, drawing in zip(painters, drawings)]
+        return ImagePipelineOutput(images=joined(images))
+
+    def _with_own_scheduler(self) -> ErnieViLG2Pipeline:
+        """This pipeline over the same components, with a copy of the scheduler, which remembers its steps."""
+        other = copy.copy(self)
+        other.scheduler = copy.deepcopy(self.scheduler)
+        return other
+
+    def _begin(
+        self,
+        prompt,
+        negative_prompt=None,
+        style=None,
+        height=None,
+        width=None,
+        num_inference_steps=None,
+        guidance_scale=None,
+        generator=None,
+        num_images_per_prompt=1,
+        output_type="pil",
+        callback_on_step_end=None,
+        image=None,
+        mask_image=None,
+        strength=None,
+        latents=None,
+        eta=0.0,
+    ) -> Drawing:
+        """The arguments of a call up to the first denoising step."""
         # 1. check inputs
         prompts, negatives = self._check_text(prompt, negative_prompt, style)
         self._check_components()
@@ -215,7 +317,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         count = len(prompts) * num_images_per_prompt
         noise = NoiseSource(generator, count)
 
-        with _evaluating(self.text_encoder, self.unet, self.vae), noise.paddle_seeded():
+        with self._at_work(noise):
             # 2. encode prompt
             positive = self.encode_prompt(prompts, num_images_per_prompt)
             negative = self.encode_prompt(negatives, num_images_per_prompt, apply=False)
@@ -223,14 +325,13 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
             # 3. prepare latents
             solver_dtype = start_scheduler(self.scheduler, steps)
             canvas = self._prepare(height, width, noise, latents, image, mask_image, strength, count)
+        start = canvas.latents.cast(solver_dtype)
+        return Drawing(canvas, start, positive, negative, scales, noise, eta, callback_on_step_end)
 
-            # 4. loop
-            canvas = canvas._replace(latents=canvas.latents.cast(solver_dtype))
-            latents = self._loop(canvas, positive, negative, scales, noise, eta, callback_on_step_end)
-
-            # 5. decode
-            images = latents if output_type == "latent" else self._finish(latents, canvas, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+    @contextlib.contextmanager
+    def _at_work(self, noise: NoiseSource) -> Iterator[None]:
+        with _evaluating(self.text_encoder, self.unet, self.vae), noise.paddle_seeded():
+            yield
 
     # ---- 1. check inputs ----
 
@@ -378,13 +479,16 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
 
     # ---- 4. loop ----
 
-    def _loop(self, canvas: Canvas, positive, negative, scales, noise: NoiseSource, eta, callback) -> paddle.Tensor:
-        """Denoises canvas.latents along canvas.timesteps: (N, C, h, w)."""
-        latents = canvas.latents
-        with self.progress_bar(total=len(canvas.timesteps)) as progress_bar:
-            for i, timestep in enumerate(canvas.timesteps):
-                prediction = self._predict(latents, timestep, positive, negative, scales)  # (N, C, h, w)
-                extra = self._step_arguments(latents, noise, eta)
+    def _advance(self, drawing: Drawing, count: int, progress_bar) -> None:
+        """The next `count` denoising steps of a drawing."""
+        canvas, noise = drawing.canvas, drawing.noise
+        with self._at_work(noise):
+            for i in range(drawing.step, drawing.step + count):
+                timestep, latents = canvas.timesteps[i], drawing.latents
+                prediction = self._predict(
+                    latents, timestep, drawing.positive, drawing.negative, drawing.scales
+                )  # (N, C, h, w)
+                extra = self._step_arguments(latents, noise, drawing.eta)
                 latents = self.scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
                 if canvas.mask is not None:
                     known = canvas.known
@@ -392,11 +496,11 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
                         following = canvas.timesteps[i + 1].reshape([1])
                         known = self.scheduler.add_noise(known, canvas.noise, following)
                     latents = paddle.where(canvas.latent_mask > 0, latents, known.cast(latents.dtype))
-                if callback is not None:
-                    changed = callback(self, i, timestep, {"latents": latents})
+                if drawing.callback is not None:
+                    changed = drawing.callback(self, i, timestep, {"latents": latents})
                     latents = changed.get("latents", latents) if changed else latents
+                drawing.latents, drawing.step = latents, i + 1
                 progress_bar.update()
-        return latents.cast("float32")
 
     def _predict(self, latents, timestep, positive: Conditioning, negative: Conditioning, scales) -> paddle.Tensor:
         """The unet's prediction with classifier-free guidance, whose scale belongs to the expert at `timestep`."""
@@ -429,8 +533,13 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         decoded = self.vae.decode((latents / self._latent_scale).cast(self.vae.dtype)).sample  # (N, 3, H, W)
         return (decoded.cast("float32") / 2 + 0.5).clip(0, 1)
 
-    def _finish(self, latents: paddle.Tensor, canvas: Canvas, output_type: str):
-        pixels = self.decode_latents(latents)
+    def _finish(self, drawing: Drawing, output_type: str):
+        """The pictures of a drawing after its last step."""
+        latents, canvas = drawing.latents.cast("float32"), drawing.canvas
+        if output_type == "latent":
+            return latents
+        with self._at_work(drawing.noise):
+            pixels = self.decode_latents(latents)
         if canvas.mask is not None:
             pixels = paddle.where(canvas.mask > 0, pixels, canvas.pixels)
         return VaeImageProcessor(do_normalize=False).postprocess(pixels, output_type)
