@@ -1,0 +1,158 @@
+"""manifest.json of an export bundle: which parts there are, how they fit together, hashes, and what was measured.
+
+```
+bundle/
+  manifest.json
+  text_encoder/ vae_encoder/ vae_decoder/ expert_00/ ...   inference.json + inference.pdiparams each
+  tokenizer/ scheduler/                                    as in a pipeline folder
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+FILE = "manifest.json"
+FORMAT = "ppvilg-export"
+FORMAT_VERSION = 1
+GRAPH, WEIGHTS = "inference.json", "inference.pdiparams"
+_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "ppdiffusers")
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph; -1 in `shape` is any size."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of the bundle as it was when the bundle was proven."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass
+class Part:
+    """One static graph: its files (names inside the part's folder) and what goes in and out."""
+
+    files: dict[str, Stored]
+    inputs: list[Port]
+    outputs: list[Port]
+    weight_bytes: int  # in memory, in the dtype the graph computes in
+
+
+@dataclass
+class Manifest:
+    """Everything that a bundle says of itself.
+
+    routing: num_experts, boundaries, num_train_timesteps. components: configs of unet, vae and text_encoder.
+    pipeline: the other arguments of ErnieViLG2Pipeline. weights: how they are stored ("float32", "float16", "int8");
+    graphs compute in float32 whatever it is. proof: per back end, the errors that were measured before the bundle got
+    its name. files: those outside of the parts.
+    """
+
+    versions: dict[str, str]
+    program_version: int  # of Paddle's graph format
+    weights: str
+    routing: dict
+    components: dict[str, dict]
+    prediction_type: str | None = None
+    pipeline: dict | None = None  # None: a bundle of experts alone
+    parts: dict[str, Part] = field(default_factory=dict)
+    files: dict[str, Stored] = field(default_factory=dict)
+    proof: dict[str, dict] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Writes folder/manifest.json."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        (folder / FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """The manifest of a bundle.
+
+    Raises:
+        FileNotFoundError: the folder has no manifest.json.
+        ValueError: it is not one of ours, is damaged, or was written in a newer format.
+    """
+    file = Path(folder) / FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{os.fspath(folder)} is not an export bundle: it has no {FILE}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kind, version = content.pop("format", None), content.pop("format_version", None)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}): export the model again") from None
+    if kind != FORMAT:
+        raise ValueError(f"{file} has format {kind!r}, not {FORMAT!r}: it belongs to something else")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{file} has format_version {version}, this ppvilg reads {FORMAT_VERSION}: export again")
+    try:
+        parts = {name: _part(part) for name, part in content.pop("parts").items()}
+        files = {name: Stored(**stored) for name, stored in content.pop("files").items()}
+        return Manifest(**content, parts=parts, files=files)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is incomplete or has unknown entries ({error}): export the model again") from None
+
+
+def _part(content: dict) -> Part:
+    files = {name: Stored(**stored) for name, stored in content["files"].items()}
+    inputs, outputs = ([Port(**port) for port in content[key]] for key in ("inputs", "outputs"))
+    return Part(files, inputs, outputs, content["weight_bytes"])
+
+
+def is_bundle(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds an export bundle."""
+    return (Path(folder) / FILE).is_file()
+
+
+def stored(file: Path) -> Stored:
+    """Hash and size of a file."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return Stored(digest.hexdigest(), file.stat().st_size)
+
+
+def verify(folder: Path, expected: dict[str, Stored]) -> None:
+    """Compares files with their hashes.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not the one that was exported and proven.
+    """
+    for name, entry in expected.items():
+        file = folder / name
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing from the export bundle: copy it again, or export again")
+        found = stored(file)
+        if found != entry:
+            what = f"{found.bytes} bytes instead of {entry.bytes}" if found.bytes != entry.bytes else "other contents"
+            raise ValueError(
+                f"{file} has {what} than when the bundle was proven (sha256 {found.sha256[:12]}..., manifest "
+                f"{entry.sha256[:12]}...): it is damaged or was changed. Copy it again, or export again"
+            )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what an export depends on."""
+    versions = {"ppvilg": _version("ppvilg")} | {name: _version(name) for name in _PACKAGES}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
