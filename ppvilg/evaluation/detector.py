@@ -75,10 +75,13 @@ class DetectorNetwork(nn.Layer):
         Cell (i, j) stands for the point (8 j, 8 i), which is where objects on the grid have their centres; edges are
         the distances to left, top, right and bottom in units of 8 pixels.
         """
-        x = F.pixel_unshuffle(pixels, 2)  # (N, 12, H/2, W/2)
-        x = self.blocks(self.stem(x))  # (N, C, H/8, W/8)
-        x = self.head(x)  # (N, 1 + K + 4, H/8, W/8)
+        x = self.head(self.features(pixels))  # (N, 1 + K + 4, H/8, W/8)
         return x[:, : 1 + self.num_labels], F.softplus(x[:, 1 + self.num_labels :])
+
+    def features(self, pixels: paddle.Tensor) -> paddle.Tensor:
+        """pixels (N, 3, H, W) in [-1, 1] -> what the last layer sees, (N, width, H/8, W/8)."""
+        x = F.pixel_unshuffle(pixels, 2)  # (N, 12, H/2, W/2)
+        return self.blocks(self.stem(x))  # (N, C, H/8, W/8)
 
 
 class Detector:
