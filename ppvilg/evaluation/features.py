@@ -1,0 +1,320 @@
+"""Pictures -> features: which pictures, how they are cut and resized, and the network that looks at them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import paddle
+from PIL import Image
+from tqdm import tqdm
+
+from ppvilg.data import decode_image, open_source
+
+from .detector import Detector, detector_sha256, to_input
+from .distribution import Moments
+from .inception import load_inception, weights_sha256
+from .layout import METADATA
+from .protocol import differences
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in ("box", "bilinear", "bicubic", "lanczos")}
+CROPS = ("centre", "none")
+NETWORKS = ("detector", "inception", "paddle")
+
+
+# ---- pictures ----
+
+
+class Pictures:
+    """Pictures in a fixed order, read one at a time.
+
+    path: a folder of pictures (of GenEval's layout only the samples, no grids), or shards as `open_source` takes them.
+    ValueError when there are none, or not `count` of them; reading a damaged one raises ValueError with its name.
+    """
+
+    def __init__(self, path: str | os.PathLike, count: int | None = None) -> None:
+        self.path = str(path)
+        self.names, self._read = self._list(Path(path))
+        if not self.names:
+            raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)})")
+        if count is not None and len(self.names) != count:
+            raise ValueError(f"{path} holds {len(self.names)} pictures, the protocol asks for {count}")
+
+    def _list(self, path: Path) -> tuple[list[str], Callable[[int], Image.Image]]:
+        if not path.is_dir() and path.suffix != ".tar" and "{" not in str(path):
+            raise FileNotFoundError(f"{path} is neither a folder of pictures nor a .tar of samples")
+        if not path.is_dir() or any(path.glob("*.tar")):
+            source = open_source(path)
+            if source.bad:
+                raise ValueError(f"{path}: {len(source.bad)} samples cannot be used, the first: {source.bad[0]}")
+            return source.keys, lambda i: source.read(i).image
+        pattern = "*/samples/*" if (path / METADATA).is_file() else "**/*"
+        files = sorted(each for each in path.glob(pattern) if each.suffix.lower() in PICTURES and each.is_file())
+        files = [each for each in files if not each.name.startswith(".")]
+        names = [each.relative_to(path).as_posix() for each in files]
+        return names, lambda i: decode_image(files[i].read_bytes(), source=str(files[i]))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Image.Image:
+        """Picture i, upright, RGB."""
+        return self._read(i)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures are brought to one size before any network sees them; size None leaves them as they are.
+
+    crop "centre": the largest part in the middle that has the shape of `size` is resized; "none": all of the picture.
+    resize: one of Pillow's antialiased filters.
+    """
+
+    size: tuple[int, int] | None = None  # width, height in pixels
+    resize: str = "bicubic"
+    crop: str = "centre"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size={self.size} must be [width, height] in pixels, or null")
+        if self.resize not in FILTERS:
+            raise ValueError(f"resize={self.resize!r} is not one of {', '.join(FILTERS)}")
+        if self.crop not in CROPS:
+            raise ValueError(f"crop={self.crop!r} is not one of {', '.join(CROPS)}")
+
+    def protocol(self) -> dict:
+        """What the features depend on, of this; filters do not matter where nothing is resized."""
+        if self.size is None:
+            return {"size": None, "resize": None, "crop": None}
+        return {"size": list(self.size), "resize": self.resize, "crop": self.crop}
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """One picture, cut and resized."""
+        if self.size is None or image.size == tuple(self.size):
+            return image
+        box = (0, 0, *image.size)
+        if self.crop == "centre":
+            scale = min(image.width / self.size[0], image.height / self.size[1])
+            width, height = self.size[0] * scale, self.size[1] * scale
+            left, top = (image.width - width) / 2, (image.height - height) / 2
+            box = (left, top, left + width, top + height)
+        return image.resize(tuple(self.size), FILTERS[self.resize], box=box)
+
+
+# ---- networks ----
+
+
+class FeatureNetwork(Protocol):
+    """Features of pictures: (N, H, W, 3) uint8 of one size -> (N, D) float32."""
+
+    name: str
+    sha256: str
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Features of one batch; ValueError for pictures of a size it does not take."""
+
+
+class DetectorFeatures:
+    """The project's own detector of the emoji world: what its last layer sees, mean over the picture; 96 numbers."""
+
+    name = "detector"
+
+    def __init__(self, folder: str | os.PathLike | None = None) -> None:
+        self.network = Detector.load(folder).network
+        self.sha256 = detector_sha256(folder)
+
+    @paddle.no_grad()
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[1] % 8 or pixels.shape[2] % 8:
+            size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+            raise ValueError(f"network=detector takes sides that are multiples of 8, got {size}; set size=")
+        return self.network.features(to_input(pixels)).mean(axis=[2, 3]).numpy()  # (N, 96)
+
+
+class InceptionFeatures:
+    """The Inception of 2015 as pytorch-fid runs it; 2,048 numbers."""
+
+    name = "inception"
+
+    def __init__(self, weights: str | os.PathLike | None) -> None:
+        if weights is None:
+            raise ValueError("network=inception needs weights=, the file pt_inception-2015-12-05-6726825d.pth")
+        self.network = load_inception(weights)
+        self.sha256 = weights_sha256(self.network)
+
+    @paddle.no_grad()
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+        return self.network(paddle.to_tensor(values)).numpy()  # (N, 2048)
+
+
+class ExportedFeatures:
+    """A model exported for Paddle Inference: pixels (N, 3, H, W), normalised -> its first output, flattened.
+
+    path: `x` of x.json or x.pdmodel and x.pdiparams, or a folder with `inference.*`. mean, std: of values in [0, 1],
+    per channel.
+    """
+
+    name = "paddle"
+
+    def __init__(self, path: str | os.PathLike | None, mean: Sequence[float], std: Sequence[float]) -> None:
+        if path is None:
+            raise ValueError("network=paddle needs weights=, the path of an exported model")
+        prefix = Path(path) / "inference" if Path(path).is_dir() else Path(path)
+        models = [Path(f"{prefix}{ending}") for ending in (".json", ".pdmodel")]
+        models = [each for each in models if each.is_file()]
+        weights = Path(f"{prefix}.pdiparams")
+        if not models or not weights.is_file():
+            raise FileNotFoundError(f"no exported model at {prefix}: needs .json or .pdmodel, and .pdiparams")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean={list(mean)} and std={list(std)} need three numbers each, std above 0")
+        self.mean, self.std = (np.array(each, dtype=np.float32) for each in (mean, std))
+        digest = hashlib.sha256(models[0].read_bytes() + weights.read_bytes())
+        digest.update(json.dumps([list(map(float, mean)), list(map(float, std))]).encode())
+        self.sha256 = digest.hexdigest()
+        self.predictor = _predictor(models[0], weights)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        values = (pixels.astype(np.float32) / 255 - self.mean) / self.std
+        names = self.predictor.get_input_names()
+        if len(names) != 1:
+            raise ValueError(f"the exported model takes {', '.join(names)}; one input, the pictures, is needed")
+        self.predictor.get_input_handle(names[0]).copy_from_cpu(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+        self.predictor.run()
+        output = self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
+        return output.reshape(len(pixels), -1).astype(np.float32)  # (N, D)
+
+
+def _predictor(model: Path, weights: Path) -> Any:
+    from paddle import inference
+
+    config = inference.Config(str(model), str(weights))
+    config.disable_glog_info()
+    if paddle.get_device().startswith("gpu"):
+        config.enable_use_gpu(256, 0)
+    else:
+        config.disable_mkldnn()  # with it, passes of Paddle 3.3 give wrong numbers for some graphs
+    return inference.create_predictor(config)
+
+
+def build_network(
+    name: str,
+    weights: str | os.PathLike | None = None,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+) -> FeatureNetwork:
+    """The network of a name: "detector" (weights: a folder, None for the shipped one), "inception" or "paddle"."""
+    if name not in NETWORKS:
+        raise ValueError(f"network={name!r} is not one of {', '.join(NETWORKS)}")
+    if name == "detector":
+        return DetectorFeatures(weights)
+    return InceptionFeatures(weights) if name == "inception" else ExportedFeatures(weights, mean, std)
+
+
+# ---- features ----
+
+
+def extract(
+    pictures: Pictures, preparation: Preparation, network: FeatureNetwork, batch_size: int = 64, description: str = ""
+) -> tuple[np.ndarray, str]:
+    """Features (N, D) of all pictures in their order, and one SHA-256 over their pixels.
+
+    ValueError names the first picture that cannot be read or whose features are not finite.
+    """
+    rows: list[np.ndarray | None] = [None] * len(pictures)
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    digest = hashlib.sha256()
+
+    def flush(batch: list[tuple[int, np.ndarray]]) -> None:
+        features = network(np.stack([pixels for _, pixels in batch]))
+        for (i, _), row in zip(batch, features):
+            if not np.isfinite(row).all():
+                name = f"{pictures.path}: {pictures.names[i]}"
+                raise ValueError(f"{name} has features that are not finite numbers (network={network.name})")
+            rows[i] = row
+        batch.clear()
+
+    for i in tqdm(range(len(pictures)), desc=description or pictures.path, unit="picture"):
+        pixels = np.asarray(preparation(pictures[i]))
+        digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
+        batch = waiting.setdefault(pixels.shape, [])
+        batch.append((i, pixels))
+        if len(batch) == batch_size:
+            flush(batch)
+    for batch in filter(None, waiting.values()):
+        flush(batch)
+    return np.stack(rows), digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a set of pictures, with how it was measured; `features` (N, D) are None where only moments are.
+
+    protocol: {"count", "size", "resize", "crop", "network", "network_sha256", "pictures_sha256"}.
+    """
+
+    moments: Moments
+    protocol: dict
+    features: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pictures: Pictures,
+        preparation: Preparation,
+        network: FeatureNetwork,
+        batch_size: int = 64,
+        description: str = "",
+    ) -> Statistics:
+        """Measured on pictures."""
+        features, sha256 = extract(pictures, preparation, network, batch_size, description)
+        protocol = {"count": len(pictures), **feature_protocol(preparation, network), "pictures_sha256": sha256}
+        return cls(Moments.of(features), protocol, features)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """As .npz: protocol (JSON), features, and mu and sigma under the names that pytorch-fid reads."""
+        arrays = {"mu": self.moments.mean, "sigma": self.moments.covariance}
+        if self.features is not None:
+            arrays["features"] = self.features.astype(np.float32)
+        partial = Path(path).with_name(f".{Path(path).name}.partial.npz")
+        np.savez(partial, protocol=np.array(json.dumps(self.protocol)), **arrays)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Statistics:
+        """From what `save` wrote; ValueError for any other file, with what it lacks."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (ValueError, OSError, EOFError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} is not readable as .npz ({error})") from error
+        for name in ("protocol", "mu", "sigma"):
+            if name not in arrays:
+                raise ValueError(f"{path} has no {name!r} inside: a statistics file says how it was measured")
+        protocol = json.loads(str(arrays["protocol"]))
+        mean, covariance, features = arrays["mu"], arrays["sigma"], arrays.get("features")
+        if covariance.shape != (mean.size, mean.size):
+            raise ValueError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit together")
+        if not all(np.isfinite(each).all() for each in (mean, covariance, 0 if features is None else features)):
+            raise ValueError(f"{path} holds numbers that are not finite")
+        return cls(Moments(protocol["count"], mean, covariance), protocol, features)
+
+    def require(self, wanted: dict, origin: str) -> None:
+        """ValueError when the protocol says otherwise than `wanted` in any of its keys."""
+        different = differences({key: self.protocol.get(key) for key in wanted}, wanted)
+        if different:
+            raise ValueError(f"{origin} was measured with another protocol ({different})")
+
+
+def feature_protocol(preparation: Preparation, network: FeatureNetwork) -> dict:
+    """What two sets of features must share to be compared."""
+    return {**preparation.protocol(), "network": network.name, "network_sha256": network.sha256}
