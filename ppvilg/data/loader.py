@@ -1,125 +1,36 @@
-"""Batches in an order that is a pure function of (seed, step): to resume is to start at another step."""
+"""Batches of decoded samples: which ones is a pure function of (seed, step); to resume is to start at another step."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
-from collections import deque
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
 import numpy as np
 
-from .records import BadSample, Record, RecordSource
+from .order import BatchOrder
+from .records import BadSample, Record
+from .report import DataReport
+from .source import RecordSource
 from .transforms import ImageTransform
 
-# Last words of the seed sequences, so that streams of different purpose never share one. Buckets use their own number.
-_SCHEDULE_STREAM = 2**31
-_SAMPLE_STREAM = 2**31 + 1
+_SAMPLE_STREAM = 2**31 + 1  # last word of the seed sequence: other purposes have other ones
 
 
 def sample_rng(seed: int, step: int, index: int) -> np.random.Generator:
     """The generator for everything random about one sample at one step; the same on every rank and worker."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step, index, _SAMPLE_STREAM])))
-
-
-class BatchOrder:
-    """Which samples form the batch of a step, in any order of asking and without walking the steps before.
-
-    Each bucket is an endless stream of its samples: permutation 0, permutation 1, ..., each holding every sample once.
-    Batch j of a bucket is positions [j * batch_size, (j + 1) * batch_size) of its stream, so a remainder is carried
-    into the next permutation and nothing is dropped. Epoch e contains, of a bucket with n samples, the batches from
-    floor(e * n / batch_size) to floor((e + 1) * n / batch_size), shuffled with those of the other buckets: buckets
-    keep their proportion, and the length of an epoch varies by less than the number of buckets.
-    """
-
-    def __init__(self, bucket_of_sample: np.ndarray, batch_size: int, seed: int):
-        buckets = np.asarray(bucket_of_sample, dtype=np.int64)
-        if buckets.ndim != 1 or not len(buckets) or buckets.min() < 0:
-            raise ValueError(
-                f"bucket_of_sample must hold a bucket >= 0 for each of at least one sample; shape {buckets.shape}"
-            )
-        if batch_size < 1 or seed < 0:
-            raise ValueError(f"batch_size {batch_size} must be positive and seed {seed} not negative")
-        self.batch_size = int(batch_size)
-        self.seed = int(seed)
-        self.num_samples = len(buckets)
-        self.buckets = np.unique(buckets)
-        self._members = {int(bucket): np.flatnonzero(buckets == bucket) for bucket in self.buckets}
-        self._counts = np.array([len(members) for members in self._members.values()], dtype=np.int64)
-        # Two per bucket: a batch may straddle two permutations. Pure functions, so a cache cannot change the order.
-        self._permutation = lru_cache(maxsize=2 * len(self.buckets))(self._make_permutation)
-        self._schedule = lru_cache(maxsize=2)(self._make_schedule)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an average epoch, rounded down (at least 1); `epoch_start` has the exact bounds."""
-        return max(1, self.num_samples // self.batch_size)
-
-    def epoch_start(self, epoch: int) -> int:
-        """The first step of an epoch."""
-        return int(self._batches_before(epoch).sum())
-
-    def epoch_of(self, step: int) -> int:
-        """The epoch a step belongs to."""
-        if step < 0:
-            raise ValueError(f"step {step} is negative")
-        epoch = step * self.batch_size // self.num_samples  # never too late, and early by a few epochs at most
-        while self.epoch_start(epoch + 1) <= step:
-            epoch += 1
-        return epoch
-
-    def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """(bucket, int64 (batch_size,) sample indices) of the global batch of a step."""
-        bucket, number = self._locate(step)
-        positions = number * self.batch_size + np.arange(self.batch_size)
-        return bucket, self._at(bucket, positions)
-
-    def replacement(self, step: int, slot: int, attempt: int) -> int:
-        """The sample that stands in when the one in `slot` of a batch is bad, and attempt - 1 stand-ins as well.
-
-        It is the one in the same slot of the bucket's next batches, so that slots do not compete for one stand-in and
-        no rank needs to know what another found.
-        """
-        bucket, number = self._locate(step)
-        return int(self._at(bucket, np.array([(number + attempt) * self.batch_size + slot]))[0])
-
-    def _locate(self, step: int) -> tuple[int, int]:
-        """(bucket, number of this batch in the bucket's stream)."""
-        epoch = self.epoch_of(step)
-        schedule, numbers = self._schedule(epoch)
-        offset = step - self.epoch_start(epoch)
-        return int(schedule[offset]), int(numbers[offset])
-
-    def _batches_before(self, epoch: int) -> np.ndarray:
-        return epoch * self._counts // self.batch_size  # (buckets,)
-
-    def _make_schedule(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        first = self._batches_before(epoch)
-        amounts = self._batches_before(epoch + 1) - first
-        which = self._rng(epoch, _SCHEDULE_STREAM).permutation(np.repeat(np.arange(len(self.buckets)), amounts))
-        numbers = np.empty(len(which), dtype=np.int64)
-        for position, amount in enumerate(amounts):
-            numbers[which == position] = first[position] + np.arange(amount)
-        return self.buckets[which], numbers
-
-    def _make_permutation(self, bucket: int, epoch: int) -> np.ndarray:
-        return self._rng(epoch, bucket).permutation(self._members[bucket])
-
-    def _at(self, bucket: int, positions: np.ndarray) -> np.ndarray:
-        """Samples at positions of a bucket's endless stream."""
-        epochs, within = np.divmod(positions, len(self._members[bucket]))
-        samples = np.empty(len(positions), dtype=np.int64)
-        for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            samples[mine] = self._permutation(bucket, int(epoch))[within[mine]]
-        return samples
-
-    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, stream])))
 
 
 @dataclass
@@ -147,9 +58,151 @@ class LoadReport:
 
 
 @dataclass
-class _Loaded:
-    batch: Batch | None
+class Loaded:
+    """A rank's part of a step as a worker hands it over: uint8 (N, H, W, 3) or None when stand-ins ran out."""
+
+    pixels: np.ndarray | None
+    records: list[Record]
+    bucket: int
+    indices: np.ndarray
     bad: list[tuple[int, BadSample]]
+
+    def batch(self) -> Batch:
+        """Pixels as the networks take them."""
+        count, height, width, channels = self.pixels.shape
+        values = np.empty((count, channels, height, width), dtype=np.float32)
+        np.divide(self.pixels.transpose(0, 3, 1, 2), 127.5, out=values, dtype=np.float32)
+        values -= 1.0
+        return Batch(values, self.records, self.bucket, self.indices)
+
+
+@dataclass
+class Reader:
+    """Reads and transforms a rank's slots of any step; without state, so any process may do it for any step."""
+
+    source: RecordSource
+    transform: ImageTransform
+    order: BatchOrder
+    seed: int
+    slots: range
+    attempts: int  # stand-ins before giving up
+
+    def load(self, step: int) -> Loaded:
+        """The part of a step."""
+        bucket, indices = self.order.part(step, self.slots.start, self.slots.stop)
+        width, height = self.transform.shapes[bucket]
+        pixels = np.empty((len(self.slots), height, width, 3), dtype=np.uint8)
+        records, used, bad = [], [], []
+        for row, (slot, index) in enumerate(zip(self.slots, indices)):
+            found = self._load_slot(step, bucket, int(index), slot, bad)
+            if found is None:
+                return Loaded(None, records, bucket, indices, bad)
+            index, pixels[row], record = found
+            records.append(record)
+            used.append(index)
+        return Loaded(pixels, records, bucket, np.array(used, dtype=np.int64), bad)
+
+    def _load_slot(
+        self, step: int, bucket: int, index: int, slot: int, bad: list[tuple[int, BadSample]]
+    ) -> tuple[int, np.ndarray, Record] | None:
+        """The sample of a slot or its first good stand-in; bad ones are added to `bad`. None when stand-ins run out."""
+        for attempt in range(self.attempts + 1):
+            candidate = index if attempt == 0 else self.order.replacement(step, slot, attempt)
+            try:
+                record = self.source.read(candidate)
+                rng = sample_rng(self.seed, step, candidate)
+                pixels, objects = self.transform(record.image, record.objects, bucket, rng)
+            except BadSample as problem:
+                bad.append((candidate, problem))
+                continue
+            return candidate, pixels, replace(record, image=None, objects=objects)
+        return None
+
+
+def serve(connection: Connection) -> None:
+    """What a worker process does: takes a Reader, then steps, and gives back Loaded or (exception, its text)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when work ends
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        reader = connection.recv()
+        while True:
+            step = connection.recv()
+            try:
+                answer = reader.load(step)
+            except Exception as error:  # to be raised where somebody can see it
+                answer = (error, traceback.format_exc())
+            connection.send(answer)
+
+
+class WorkerPool:
+    """Processes that read steps in turn; they import neither Paddle nor the caller's main module.
+
+    They end when their pool is closed, and by themselves when the process that made them is gone.
+    """
+
+    def __init__(self, reader: Reader, workers: int, ahead: int, first_step: int):
+        paths = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        self._processes, self._connections = [], []
+        for _ in range(workers):
+            ours, theirs = Pipe()
+            command = [sys.executable, "-m", "ppvilg.data.worker", str(theirs.fileno())]
+            self._processes.append(
+                subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+            )
+            theirs.close()
+            self._connections.append(ours)
+        self._queue: queue.Queue = queue.Queue(maxsize=ahead)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._collect, args=(reader, first_step), name="ppvilg-data", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """Steps in their order, from the first on. RuntimeError when a worker ended; what a worker raised."""
+        while True:
+            answer = self._queue.get()
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, tuple):
+                raise answer[0] from RuntimeError(f"in a data worker:\n{answer[1]}")
+            yield answer
+
+    def _collect(self, reader: Reader, step: int) -> None:
+        """Keep every worker busy with the step after the one it hands over."""
+        try:
+            for number, connection in enumerate(self._connections):
+                connection.send(reader)
+                connection.send(step + number)
+            for following, connection in zip(
+                itertools.count(step + len(self._connections)), itertools.cycle(self._connections)
+            ):
+                answer = connection.recv()
+                connection.send(following)
+                if not self._put(answer):
+                    return
+        except (EOFError, OSError) as error:
+            if not self._stopped.is_set():
+                codes = [process.poll() for process in self._processes]
+                self._put(RuntimeError(f"a data worker ended by itself ({error!r}; exit codes, None: alive: {codes})"))
+
+    def _put(self, answer) -> bool:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(answer, timeout=0.5)
+                return True
+        return False
+
+    def close(self) -> None:
+        """End the workers."""
+        self._stopped.set()
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._thread.join()
+        for connection in self._connections:
+            connection.close()
 
 
 class SampleLoader:
@@ -157,7 +210,8 @@ class SampleLoader:
 
     A bad sample is counted, named in `report.bad`, in `bad_sample_list` (a JSONL to append to) and to `on_bad_sample`,
     and replaced by `BatchOrder.replacement`. RuntimeError once more than `bad_sample_limit` different ones were bad.
-    `workers` threads prepare whole batches ahead; 0 prepares each when it is asked for.
+    `workers` processes prepare whole batches ahead, `prefetch` each; 0 prepares each when it is asked for. `account` is
+    a file that gets a line of JSON about the data, about every epoch and about the rest when reading ends.
     """
 
     def __init__(
@@ -173,6 +227,7 @@ class SampleLoader:
         prefetch: int = 2,
         on_bad_sample: Callable[[BadSample], None] | None = None,
         bad_sample_list: str | os.PathLike | None = None,
+        account: str | os.PathLike | None = None,
     ):
         if not 0 <= rank < world_size or order.batch_size % world_size:
             raise ValueError(
@@ -183,7 +238,7 @@ class SampleLoader:
             raise ValueError(
                 f"the order speaks of {order.num_samples} samples and bucket {order.buckets.max()}, the source has "
                 f"{len(source)} samples and the transform {len(transform.shapes)} shapes: build the order from "
-                "transform.buckets_of(source.sizes)"
+                "source.buckets(transform)"
             )
         if workers < 0 or prefetch < 1 or bad_sample_limit < 0 or seed < 0:
             raise ValueError(
@@ -201,68 +256,30 @@ class SampleLoader:
         self.bad_sample_list = bad_sample_list
         self.report = LoadReport()
         share = order.batch_size // world_size
+        self._rank, self._world_size = rank, world_size
         self._slots = range(rank * share, (rank + 1) * share)
         self._bad_indices: set[int] = set()
+        self._account = None if account is None else DataReport(account)
 
     def iterate_from(self, step: int) -> Iterator[tuple[int, Batch]]:
         """Yield (step, Batch) for this step and all that follow, without end."""
-        return self._iterate_ahead(step) if self.workers else self._iterate_inline(step)
+        attempts = max(self.bad_sample_limit, 16)
+        reader = Reader(self.source, self.transform, self.order, self.seed, self._slots, attempts)
+        ledger = _Ledger(self._account, self.order, step, rank=self._rank, world_size=self._world_size)
+        if self._account is not None:
+            self._account.data(self.source, rank=self._rank, world_size=self._world_size)
+        pool = WorkerPool(reader, self.workers, self.workers * self.prefetch, step) if self.workers else None
+        try:
+            ready = pool if pool is not None else map(reader.load, itertools.count(step))
+            for current, loaded in zip(itertools.count(step), ready):
+                ledger.add(current, loaded)
+                yield current, self._accept(loaded)
+        finally:
+            if pool is not None:
+                pool.close()
+            ledger.close()
 
-    def _iterate_inline(self, step: int) -> Iterator[tuple[int, Batch]]:
-        for current in itertools.count(step):
-            yield current, self._accept(self._load(current))
-
-    def _iterate_ahead(self, step: int) -> Iterator[tuple[int, Batch]]:
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="ppvilg-data") as pool:
-            steps = itertools.count(step)
-            pending = deque(
-                (s, pool.submit(self._load, s)) for s in itertools.islice(steps, self.workers * self.prefetch)
-            )
-            try:
-                while True:
-                    current, future = pending.popleft()
-                    loaded = future.result()
-                    following = next(steps)
-                    pending.append((following, pool.submit(self._load, following)))
-                    yield current, self._accept(loaded)
-            finally:
-                for _, future in pending:
-                    future.cancel()
-
-    def _load(self, step: int) -> _Loaded:
-        """This rank's part of a batch; changes no state of the loader, so threads may run it for several steps."""
-        bucket, indices = self.order.batch(step)
-        width, height = self.transform.shapes[bucket]
-        pixel_values = np.empty((len(self._slots), 3, height, width), dtype=np.float32)
-        records, used, bad = [], [], []
-        for row, slot in enumerate(self._slots):
-            found = self._load_slot(step, bucket, int(indices[slot]), slot, bad)
-            if found is None:
-                return _Loaded(None, bad)
-            index, pixels, record = found
-            np.divide(pixels.transpose(2, 0, 1), 127.5, out=pixel_values[row], dtype=np.float32)
-            records.append(record)
-            used.append(index)
-        pixel_values -= 1.0
-        return _Loaded(Batch(pixel_values, records, bucket, np.array(used, dtype=np.int64)), bad)
-
-    def _load_slot(
-        self, step: int, bucket: int, index: int, slot: int, bad: list[tuple[int, BadSample]]
-    ) -> tuple[int, np.ndarray, Record] | None:
-        """The sample of a slot or its first good stand-in; bad ones are added to `bad`. None when stand-ins run out."""
-        for attempt in range(max(self.bad_sample_limit, 16) + 1):
-            candidate = index if attempt == 0 else self.order.replacement(step, slot, attempt)
-            try:
-                record = self.source.read(candidate)
-                rng = sample_rng(self.seed, step, candidate)
-                pixels, objects = self.transform(record.image, record.objects, bucket, rng)
-            except BadSample as problem:
-                bad.append((candidate, problem))
-                continue
-            return candidate, pixels, replace(record, image=None, objects=objects)
-        return None
-
-    def _accept(self, loaded: _Loaded) -> Batch:
+    def _accept(self, loaded: Loaded) -> Batch:
         """Book what a batch cost, in the order of steps, so that the report too is independent of the workers."""
         for index, problem in loaded.bad:
             self.report.read += 1
@@ -270,16 +287,16 @@ class SampleLoader:
             if index not in self._bad_indices:
                 self._bad_indices.add(index)
                 self._name(problem)
-        if loaded.batch is None or len(self.report.bad) > self.bad_sample_limit:
+        if loaded.pixels is None or len(self.report.bad) > self.bad_sample_limit:
             first = "\n".join(f"  {problem}" for problem in self.report.bad[:10])
             raise RuntimeError(
                 f"{len(self.report.bad)} bad samples, bad_sample_limit={self.bad_sample_limit}; the first:\n{first}\n"
                 f"The whole list is in {self.bad_sample_list or 'loader.report.bad'}. Mend or remove them, or raise "
                 "bad_sample_limit."
             )
-        self.report.read += len(loaded.batch.records)
-        self.report.used += len(loaded.batch.records)
-        return loaded.batch
+        self.report.read += len(loaded.records)
+        self.report.used += len(loaded.records)
+        return loaded.batch()
 
     def _name(self, problem: BadSample) -> None:
         self.report.bad.append(problem)
@@ -289,3 +306,37 @@ class SampleLoader:
                 file.write(json.dumps(fields, ensure_ascii=False) + "\n")
         if self.on_bad_sample is not None:
             self.on_bad_sample(problem)
+
+
+class _Ledger:
+    """Counts samples and writes the line of an epoch when the next one begins."""
+
+    def __init__(self, account: DataReport | None, order: BatchOrder, step: int, **fields):
+        self.account, self.order, self.fields = account, order, fields
+        if account is not None:
+            self._begin(step)
+
+    def _begin(self, step: int) -> None:
+        self.first = self.next = step
+        self.epoch = self.order.epoch_of(step)
+        self.end = self.order.epoch_start(self.epoch + 1)
+        self.read, self.used, self.bad = 0, 0, []
+
+    def add(self, step: int, loaded: Loaded) -> None:
+        if self.account is None:
+            return
+        if step >= self.end:
+            self._write("epoch")
+            self._begin(step)
+        self.next = step + 1
+        self.used += len(loaded.records)
+        self.read += len(loaded.records) + len(loaded.bad)
+        self.bad += [problem for _, problem in loaded.bad]
+
+    def close(self) -> None:
+        if self.account is not None and self.next > self.first:
+            self._write("epoch" if self.next == self.end else "part of an epoch")
+
+    def _write(self, what: str) -> None:
+        self.account.samples(what, self.read, self.used, self.bad, epoch=self.epoch, first_step=self.first,
+                             next_step=self.next, **self.fields)  # fmt: skip
