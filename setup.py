@@ -20,7 +20,10 @@ setup(
     python_requires=">=3.10,<3.12",  # paddlenlp 2.8 needs tool-helpers, which has no build for 3.12 and later
     packages=find_packages(include=["ppvilg", "ppvilg.*"]),
     package_data={
-        "ppvilg": [f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")],
+        "ppvilg": [
+            *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
+            "evaluation/page/*.html",
+        ],
     },
     install_requires=[
         *(each.name + each.install for each in VERSIONS["REQUIREMENTS"]),
@@ -35,7 +38,8 @@ setup(
         # Not on PyPI (which ends at 2.6): add --extra-index-url with Paddle's index for your CUDA version, e.g.
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "scipy"],
+        # selenium drives the voters' page where Chromium is installed; later ones need a urllib3 that ppdiffusers refuses
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "scipy", "krippendorff>=0.6", "selenium>=4.20,<4.33"],
         # The same weights in PyTorch, for the tests that compare; the CPU build of torch comes from
         # --extra-index-url https://download.pytorch.org/whl/cpu
         "peers": ["torch==2.13.0", "diffusers>=0.29,<0.32"],

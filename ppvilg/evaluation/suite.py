@@ -43,6 +43,7 @@ class SuiteClasses(NamedTuple):
 
 SUITES = {
     "objects": SuiteClasses("ppvilg.evaluation.objects", "ObjectsRecipe", "ObjectsSuite"),
+    "side_by_side": SuiteClasses("ppvilg.evaluation.side_by_side", "SideBySideRecipe", "SideBySideSuite"),
 }
 
 

@@ -1,0 +1,155 @@
+"""Tables and the bar chart of the paper's figure (user preference rates with 95 % intervals)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .protocol import REPORT
+from .report import Report
+from .votes import CRITERIA
+
+COLOURS = {"first": "#3465a4", "tie": "#c4c4c0", "second": "#f57900"}
+CAPTION = (
+    "Share of votes in percent; bars of error are 95 % intervals over prompts (votes of one prompt count as one unit)."
+)
+
+
+def percent(value: dict, interval: bool = True) -> str:
+    """`61.2 (55.0 to 67.1)`."""
+    if value["mean"] is None:
+        return ""
+    low, high = (f"{100 * bound:.1f}" for bound in value["interval"])
+    return f"{100 * value['mean']:.1f}" + (f" ({low} to {high})" if interval else "")
+
+
+def rows(report: dict, criterion: str) -> list[list]:
+    """Lines of the table of a criterion: all pairs first, then each class."""
+    entry = report["results"]["criteria"][criterion]
+    named = [("all", entry["all"]), *entry["classes"].items()]
+    return [
+        [name, rate["pairs"], rate["votes"], *(percent(rate[key]) for key in ("first", "tie", "second", "score"))]
+        for name, rate in named
+    ]
+
+
+def header(report: dict) -> list[str]:
+    """Names of the columns of `rows`."""
+    first, second = report["names"]["first"], report["names"]["second"]
+    return ["class", "pairs", "votes", f"{first}, %", "tie, %", f"{second}, %", f"{first} with half the ties, %"]
+
+
+def markdown(report: dict) -> str:
+    """One table per criterion with 95 % intervals, and the voters' agreement."""
+    parts = []
+    for criterion in CRITERIA:
+        lines = [header(report), ["---"] * 7, *rows(report, criterion)]
+        table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        parts.append(f"{criterion}\n\n{table}\n\n{agreement(report, criterion)}")
+    return "\n\n".join(parts)
+
+
+def agreement(report: dict, criterion: str) -> str:
+    """Sentence about how far voters agree."""
+    found = report["results"]["criteria"][criterion]["agreement"]
+    if not found["pairs_with_several_votes"]:
+        return "No pair was judged by two voters: nothing is known of their agreement."
+    alpha = found["krippendorff_alpha"]
+    beyond = "cannot be told (all answers are the same)" if alpha is None else f"{alpha:.3f}"
+    return (
+        f"Agreement over {found['pairs_with_several_votes']} pairs with several votes: the same answer in "
+        f"{100 * found['same_answer']:.1f} %, Krippendorff's alpha {beyond}."
+    )
+
+
+def overall_figure(report: dict) -> Any:
+    """The paper's figure: alignment and fidelity, a bar for each model and one for ties, with their intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    labels = {"first": report["names"]["first"], "tie": "no difference", "second": report["names"]["second"]}
+    for place, outcome in enumerate(("first", "tie", "second")):
+        for group, criterion in enumerate(CRITERIA):
+            _bar(axes, group + 0.27 * (place - 1), report, criterion, outcome, labels[outcome] if not group else None)
+    axes.set_xticks(range(len(CRITERIA)), [name.capitalize() for name in CRITERIA])
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("user preference rate, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
+    return figure
+
+
+def _bar(axes: Any, x: float, report: dict, criterion: str, outcome: str, label: str | None) -> None:
+    rate = report["results"]["criteria"][criterion]["all"][outcome]
+    if rate["mean"] is None:
+        return
+    mean, (low, high) = 100 * rate["mean"], (100 * bound for bound in rate["interval"])
+    axes.bar(x, mean, width=0.25, color=COLOURS[outcome], label=label)
+    axes.errorbar(x, mean, yerr=[[max(0, mean - low)], [max(0, high - mean)]], color="#333", capsize=4, linewidth=1.2)
+    axes.text(x, high + 1.5, f"{mean:.1f}", ha="center", fontsize=9)
+
+
+def class_figure(report: dict) -> Any:
+    """Score of the first model per class, with half the ties: right of the line the first is preferred."""
+    from matplotlib.figure import Figure
+
+    classes = report["results"]["criteria"][CRITERIA[0]]["classes"]
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(classes)), layout="constrained")
+    for axes, criterion in zip(figure.subplots(1, 2, sharey=True), CRITERIA):
+        entries = report["results"]["criteria"][criterion]["classes"]
+        for y, name in enumerate(classes):
+            if name not in entries:
+                continue
+            rate = entries[name]["score"]
+            low, high = rate["interval"]
+            axes.plot([100 * low, 100 * high], [y, y], color="#333", linewidth=1.2)
+            axes.plot([100 * rate["mean"]], [y], "o", color=COLOURS["first" if rate["mean"] >= 0.5 else "second"])
+        axes.axvline(50, color="#999", linewidth=0.8, linestyle="--")
+        axes.set_xlim(0, 100)
+        axes.set_title(criterion.capitalize())
+        axes.set_xlabel(f"{report['names']['first']} preferred, ties half, %")
+        axes.set_yticks(range(len(classes)), list(classes))
+        axes.set_ylim(len(classes) - 0.4, -0.6)
+    return figure
+
+
+def write_report(output: Path, report: dict) -> None:
+    """report.html, and with votes preference.svg and preference.md."""
+    page = Report(f"Side by side: {report['names']['first']} and {report['names']['second']}")
+    if report["results"] is None:
+        page.paragraph(f"{report['pairs']} pairs are ready to be judged; there are no votes yet.")
+    else:
+        with warnings.catch_warnings():  # the reader's browser has the Chinese letters that matplotlib may lack
+            warnings.filterwarnings("ignore", message="Glyph")
+            _fill(page, output, report)
+    page.heading("Protocol")
+    page.data({key: report[key] for key in ("study", "pairs", "protocol", "versions", "hashes")})
+    page.write(output / REPORT)
+
+
+def _fill(page: Report, output: Path, report: dict) -> None:
+    from .layout import write_whole
+    from .report import _svg
+
+    figure = overall_figure(report)
+    page.plot(figure, CAPTION)
+    write_whole(output / "preference.svg", _svg(figure))
+    write_whole(output / "preference.md", markdown(report) + "\n")
+    for criterion in CRITERIA:
+        page.heading(criterion.capitalize())
+        page.table(header(report), rows(report, criterion))
+        page.paragraph(agreement(report, criterion))
+    if report["results"]["criteria"][CRITERIA[0]]["classes"]:
+        page.heading("Classes")
+        page.plot(class_figure(report), "Right of the dashed line the first model is preferred.")
+    page.heading("Voters")
+    names = ["voter", "votes", *(f"{name} score, %" for name in CRITERIA), "left chosen, %", "ties, %", "seconds"]
+    page.table(names, [_voter(name, entry) for name, entry in report["results"]["voters"].items()])
+
+
+def _voter(name: str, entry: dict) -> list:
+    scores = [round(100 * entry["score"][each], 1) if each in entry["score"] else None for each in CRITERIA]
+    left = None if entry["left_share"] is None else round(100 * entry["left_share"], 1)
+    return [name, entry["votes"], *scores, left, round(100 * entry["tie_share"], 1), round(entry["median_seconds"], 1)]
