@@ -53,7 +53,6 @@ def inference_config(folder: Path, backend: str, threads: int | None = None) -> 
     """Paddle Inference settings for one part; `threads` is for CPUs (None: OMP_NUM_THREADS, else all cores)."""
     config = inference.Config(str(folder / GRAPH), str(folder / WEIGHTS))
     config.disable_glog_info()
-    config.enable_memory_optim()
     if backend in ("gpu", "tensorrt"):
         config.enable_use_gpu(256, 0)
         if backend == "tensorrt":
@@ -128,23 +127,31 @@ class Predictor:
         return [output.clone() for output in self._predictor.run(list(inputs))]
 
 
-def open_part(folder: Path, manifest: Manifest, name: str, backend: str, threads: int | None = None) -> Predictor:
-    """Verifies the files of one part and loads it.
+def open_part(
+    folder: Path, manifest: Manifest, name: str, backend: str, threads: int | None = None, verified: bool = False
+) -> Predictor:
+    """Verifies the files of one part, unless they are `verified`, and loads it.
 
     Raises:
         ValueError: the bundle has no such part; it was not proven for the back end; a file was changed.
         FileNotFoundError: a file is missing.
     """
-    require_backend(backend)
+    check_proven(folder, manifest, backend)
     if name not in manifest.parts:
         raise ValueError(f"{folder} has no part {name!r}, it has {', '.join(manifest.parts)}")
+    if not verified:
+        verify(folder / name, manifest.parts[name].files)
+    return Predictor(folder / name, backend, threads)
+
+
+def check_proven(folder: Path, manifest: Manifest, backend: str) -> None:
+    """ValueError unless this machine has the back end and the bundle was proven for it."""
+    require_backend(backend)
     if backend not in manifest.proof:
         raise ValueError(
             f"{folder} is proven for {', '.join(manifest.proof)}, not for backend {backend!r}: export with "
             f"--backends {' '.join([*manifest.proof, backend])}"
         )
-    verify(folder / name, manifest.parts[name].files)
-    return Predictor(folder / name, backend, threads)
 
 
 # ---- stand-ins ----
@@ -247,11 +254,11 @@ def load_exported_expert(
 
 
 def open_expert(
-    folder: Path, manifest: Manifest, index: int, backend: str, threads: int | None = None
+    folder: Path, manifest: Manifest, index: int, backend: str, threads: int | None = None, verified: bool = False
 ) -> ExportedExpert:
     """As `load_exported_expert`, with a manifest that was read and checked before."""
     levels = len(manifest.components["unet"]["unet"]["block_out_channels"])
-    predictor = open_part(folder, manifest, expert_folder_name(index), backend, threads)
+    predictor = open_part(folder, manifest, expert_folder_name(index), backend, threads, verified)
     return ExportedExpert(predictor, 2 ** (levels - 1))
 
 

@@ -94,7 +94,7 @@ class PatchAutoencoderKL(AutoencoderKL):
 
     def encode(self, x: paddle.Tensor, return_dict: bool = True):
         """Posterior of latents (N, C, H/f, W/f) of pictures (N, 3, H, W) in [-1, 1]."""
-        folded = F.pixel_unshuffle(x, self.config.patch_size)  # (N, 3 p^2, H/p, W/p)
+        folded = _fold(x, self.config.patch_size)  # (N, 3 p^2, H/p, W/p)
         if not self.config.linear_shortcut:
             return super().encode(folded, return_dict=return_dict)
         mean, log_variance = self.quant_conv(self.encoder(folded)).chunk(2, axis=1)  # (N, C, H/f, W/f) each
@@ -113,6 +113,13 @@ class PatchAutoencoderKL(AutoencoderKL):
             return (pixels,)
         decoded.sample = pixels
         return decoded
+
+
+def _fold(x: paddle.Tensor, size: int) -> paddle.Tensor:
+    """`F.pixel_unshuffle`, which cannot be exported for any height and width: (N, C, H, W) -> (N, C s^2, H/s, W/s)."""
+    count, channels, height, width = x.shape
+    x = x.reshape([count, channels, height // size, size, width // size, size]).transpose([0, 1, 3, 5, 2, 4])
+    return x.reshape([count, channels * size * size, height // size, width // size])
 
 
 def _set(layer: nn.Conv2D, weight: np.ndarray | None, bias: np.ndarray | None) -> None:
