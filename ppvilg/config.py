@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +133,8 @@ class StageConfig:
     ema_every: int = 10  # steps between averages; the decay is per step and is raised to this power
     log_every: int = 10
     checkpoint_every: int = 200
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the last so many
+    keep_every: int = 0  # checkpoints of steps that are multiples of this are kept for good; 0: none
     validate_every: int = 500
     sample_every: int = 0  # steps between grids of the fixed prompts; 0: only at the end
 
@@ -153,6 +155,8 @@ class DenoiserStageConfig(StageConfig):
 @dataclass
 class ExpertsStageConfig(DenoiserStageConfig):
     train_text_encoder: bool = False  # it is shared, so experts stay independent of each other
+    only: list[int] | None = None  # train these experts alone; None: all. train.experts=[7] is short for it
+    start: str | None = None  # pipeline folder whose denoiser(s) the experts begin as; None: <output>/base
 
 
 @dataclass
@@ -160,6 +164,26 @@ class TrainConfig:
     vae: VAEStageConfig = field(default_factory=VAEStageConfig)
     base: DenoiserStageConfig = field(default_factory=DenoiserStageConfig)
     experts: ExpertsStageConfig = field(default_factory=ExpertsStageConfig)
+
+
+@dataclass
+class DistributedConfig:
+    """Sizes of the axes that ranks are laid out on (docs/distributed.md); their product is the number of ranks."""
+
+    data: int | None = None  # None: whatever is left of the ranks
+    sharding: int = 1  # ranks that share one copy of the optimizer's state
+    sharding_stage: int = 1
+    expert: int = 1  # groups of ranks that train different experts; stages vae and base use all ranks as one group
+    find_unused_parameters: bool = True  # ranks agree on which weights have gradients before they add them up
+    stop_seconds: int = 120  # after SIGTERM a run that has not stopped by itself by then is ended
+
+
+@dataclass
+class PrecisionConfig:
+    """Automatic mixed precision; does nothing on a CPU, and says so."""
+
+    level: str = "O0"  # "O0": float32; "O1": matrix products in `dtype`; "O2": weights too, float32 master copies
+    dtype: str = "bfloat16"  # or "float16", with dynamic loss scaling
 
 
 @dataclass
@@ -183,6 +207,9 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    recompute: bool = False  # the denoiser keeps fewer activations and computes them again in the backward pass
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -199,6 +226,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         key, separator, _ = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {override!r} is not of the form a.b=value")
+        if re.fullmatch(r"train\.experts=\[.*\]", override.strip()):
+            override = override.replace("train.experts=", "train.experts.only=", 1)
         config = _merge(config, OmegaConf.from_dotlist([override]), f"-o {override}")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -278,6 +307,7 @@ def validate(config) -> None:
         _validate_stage(config.train[stage], f"train.{stage}")
     for stage in ("base", "experts"):
         _validate_denoiser_stage(config.train[stage], f"train.{stage}")
+    _validate_ranks(config)
     _validate_model(config)
 
 
@@ -295,7 +325,7 @@ def _validate_stage(stage, name: str) -> None:
         if stage[key] < 1:
             raise ConfigError(f"{name}.{key}={stage[key]}: must be at least 1")
     for key in ("steps", "warmup_steps", "validate_every", "sample_every", "learning_rate", "final_learning_rate",
-                "weight_decay", "gradient_clip"):
+                "weight_decay", "gradient_clip", "keep_every"):
         if stage[key] < 0:
             raise ConfigError(f"{name}.{key}={stage[key]}: must not be negative")
     if 0 < stage.steps < stage.ema_every:
@@ -316,6 +346,24 @@ def _validate_denoiser_stage(stage, name: str) -> None:
         raise ConfigError(f"{name}.validation_timesteps={stage.validation_timesteps}: must be at least 1")
     if stage.min_snr_gamma is not None and not stage.min_snr_gamma > 0:
         raise ConfigError(f"{name}.min_snr_gamma={stage.min_snr_gamma}: must be positive, or null to turn it off")
+
+
+def _validate_ranks(config) -> None:
+    for key, known in (("precision.level", ("O0", "O1", "O2")), ("precision.dtype", ("bfloat16", "float16"))):
+        if OmegaConf.select(config, key) not in known:
+            raise ConfigError(f"{key}={OmegaConf.select(config, key)!r}: use {', '.join(known)}")
+    if config.distributed.sharding_stage not in (1, 2, 3):
+        raise ConfigError(f"distributed.sharding_stage={config.distributed.sharding_stage}: use 1")
+    if config.distributed.stop_seconds < 1:
+        raise ConfigError(f"distributed.stop_seconds={config.distributed.stop_seconds}: must be at least 1")
+    experts, count = config.train.experts, config.model.num_experts
+    if experts.only is not None:
+        chosen = list(experts.only)
+        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= k < count for k in chosen):
+            raise ConfigError(f"train.experts.only={chosen}: different numbers from 0 to {count - 1} are wanted")
+    if experts.train_text_encoder and (experts.only is not None or config.distributed.expert > 1):
+        raise ConfigError("train.experts.train_text_encoder=true: experts that are trained apart would end with text "
+                          "encoders of their own; set it to false, or train all experts in one group")
 
 
 def _validate_boundaries(model, timesteps: int) -> None:

@@ -1,7 +1,8 @@
 """Train from a recipe: `python tools/train.py -c configs/emoji64.yml [-o train.base.steps=1000 ...]`.
 
 On several ranks: `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`. Run the same command
-again to go on after a stop.
+again to go on after a stop. SIGTERM and Ctrl-C finish the step, write a checkpoint and end with exit code 75 (a second
+Ctrl-C ends at once); outside of training they end at once with 143 and 130, for nothing would be lost.
 """
 import argparse
 import logging
@@ -24,18 +25,16 @@ def is_main_rank() -> bool:
 
 
 def stop_by_signal() -> None:
-    """Ctrl-C, and SIGTERM by which the launcher stops its ranks, end the process at once: nothing half-written is used.
-
-    An exception would have to find its way out of Paddle's backward pass, which wraps it in one of its own.
-    """
-
-    def stop(number, frame):
-        if is_main_rank():
-            os.write(2, b"\nstopped: run the same command again to go on where the checkpoints end\n")
-        os._exit(128 + number)
-
+    """Ctrl-C and SIGTERM end the process at once, until training has something to checkpoint."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, stop_at_once)
+
+
+def stop_at_once(number, frame) -> None:
+    """Nothing half-written is ever used, so that nothing need be tidied up."""
+    if is_main_rank():
+        os.write(2, b"\nstopped: run the same command again to go on where the checkpoints end\n")
+    os._exit(128 + number)
 
 
 def save_pipeline(components: dict, folder) -> None:
@@ -62,14 +61,19 @@ def train(recipe) -> str:
     from ppvilg._runtime import prepare_cpu
 
     prepare_cpu()
-    from ppvilg.engine import CheckpointError, PipelineHooks, Run, distributed
+    from ppvilg.engine import CheckpointError, PipelineHooks, Run, distributed, stopping
 
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
                         force=True)  # the libraries leave a handler of their own
     stop_by_signal()  # again, for Paddle installed a handler that prints a stack
-    distributed.start()
+    distributed.start(recipe.distributed)
+    stopping.install(recipe.distributed.stop_seconds, stop_at_once)
     try:
         return Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
+    except stopping.Stopped as stopped:
+        logging.info("%s", stopped)
+        distributed.barrier()
+        stopping.leave()
     except (CheckpointError, FloatingPointError) as error:  # their texts say it all
         raise SystemExit(f"error: {error}") from error
 

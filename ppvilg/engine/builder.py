@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ppvilg.data import ImageTransform, RecordSource, open_source
 from ppvilg.engine import distributed
 from ppvilg.engine.checkpoint import replaced_folder
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, add_marks, build_tokenizer
-from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL
+from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, expert_index
 
 
 def plain(node) -> dict:
@@ -154,6 +155,42 @@ def build_base_unet(recipe: Recipe) -> MoDEUNet2DConditionModel:
         unet = UNet2DConditionModel.from_pretrained(part.pretrained, from_diffusers=part.from_diffusers)
         return MoDEUNet2DConditionModel.from_base(unet, 1, num_train_timesteps=steps)
     return MoDEUNet2DConditionModel(num_experts=1, num_train_timesteps=steps, unet=plain(part.config))
+
+
+def build_experts(folder: Path, boundaries: list[int], experts: list[int]) -> MoDEUNet2DConditionModel:
+    """Some of the experts of a mixture, each a copy of the denoiser in `folder` that owns the middle of its block.
+
+    The others stay absent. `folder` is the `unet` folder of a base, or of a mixture with another number of experts.
+    """
+    source = MoDEUNet2DConditionModel.from_pretrained(str(folder), experts=[])
+    mixture = MoDEUNet2DConditionModel(len(boundaries) - 1, boundaries, source.num_train_timesteps,
+                                       dict(source.config.unet), experts=experts)
+    for expert in experts:
+        origin = expert_index((boundaries[expert] + boundaries[expert + 1]) // 2, source.boundaries)
+        if origin not in source.loaded_experts:
+            source.load_expert(folder, origin)
+        mixture.experts[expert].set_state_dict(source.experts[origin].state_dict())
+    mixture.eval()
+    return mixture
+
+
+@contextmanager
+def saving_present_experts(unet: MoDEUNet2DConditionModel) -> Iterator[None]:
+    """Inside, saving a denoiser writes its config and the experts that are here, rather than refusing."""
+
+    def save(save_directory, dtype: str | None = None, **_):
+        for expert in unet.loaded_experts:
+            unet.save_expert(save_directory, expert, dtype)
+        unet.save_config(str(save_directory))
+
+    if len(unet.loaded_experts) == unet.num_experts:
+        yield
+        return
+    unet.save_pretrained = save
+    try:
+        yield
+    finally:
+        del unet.save_pretrained
 
 
 def build_scheduler(recipe: Recipe) -> DDIMScheduler:

@@ -1,7 +1,9 @@
 """Checkpoints of a stage: named stateful objects in one folder that is renamed into place when it is whole.
 
-`<root>/step_00001200/` holds one safetensors file per object and `manifest.json` with every file's SHA-256. A folder
-without a manifest or with a wrong hash is named and skipped; the newest whole one is used.
+`<root>/step_00001200/` holds one safetensors file per object (net, optimizer, ema) and `manifest.json` with every
+file's SHA-256. A folder without a manifest or with a wrong hash is named and skipped; the newest whole one is used.
+When several ranks write, each writes its part (`net-001.safetensors`); keys are logical names, so that whoever reads
+takes the keys it needs from whichever part has them, on any number of ranks and any axes.
 """
 from __future__ import annotations
 
@@ -10,15 +12,18 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -32,11 +37,15 @@ class CheckpointError(RuntimeError):
 class CheckpointStore:
     """The checkpoints of one stage under `root`, all made by the recipe with this `recipe_hash`."""
 
-    def __init__(self, root: Path, recipe_hash: str, keep: int = 2):
-        self.root, self.recipe_hash, self.keep = Path(root), recipe_hash, keep
+    def __init__(self, root: Path, recipe_hash: str, keep: int = 2, keep_every: int = 0):
+        self.root, self.recipe_hash, self.keep, self.keep_every = Path(root), recipe_hash, keep, keep_every
 
-    def save(self, step: int, objects: dict[str, dict[str, np.ndarray]], progress: dict) -> Path:
+    def save(self, step: int, objects: dict[str, dict[str, np.ndarray]], progress: dict, part: int = 0, parts: int = 1,
+             cancelled: threading.Event | None = None) -> Path:
         """Write `objects` (name -> arrays by key) as the checkpoint of `step`; older ones beyond `keep` go afterwards.
+
+        With several `parts`, each rank that writes calls this with its own objects; part 0 waits for the others until
+        `cancelled`, then puts the checkpoint in its place.
 
         Raises:
             CheckpointError: the disk is full or not writable. Earlier checkpoints stay as they were.
@@ -44,13 +53,13 @@ class CheckpointStore:
         final = self.root / f"step_{step:08d}"
         partial = self.root / f".{final.name}.partial"
         try:
-            for left in self.root.glob(".step_*.partial"):  # of a run that was killed while it wrote
-                shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir(parents=True)
-            files = {}
-            for name, arrays in objects.items():
-                save_file(arrays, partial / f"{name}.safetensors")
-                files[f"{name}.safetensors"] = _seal(partial / f"{name}.safetensors")
+            if parts == 1:
+                self.clear_partial()
+            partial.mkdir(parents=True, exist_ok=parts > 1)
+            files = _write_objects(partial, objects, part, parts)
+            if part:
+                return final
+            files = dict(sorted((files | _other_parts(partial, parts, cancelled or threading.Event())).items()))
             manifest = {"step": step, "recipe": self.recipe_hash, "progress": progress, "files": files}
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
             _seal(partial / MANIFEST)
@@ -58,14 +67,20 @@ class CheckpointStore:
             os.rename(partial, final)
             _sync(self.root)
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
-            shutil.rmtree(partial, ignore_errors=True)
+            if parts == 1:  # else others may still be writing there; the next run clears it away
+                shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(f"could not write checkpoint {final}: {error}. Earlier checkpoints are untouched; "
                                   f"make room or choose another output, then run the same command again") from error
         self._drop_older(final)
         return final
 
-    def load_newest(self) -> tuple[dict, dict[str, dict[str, np.ndarray]]] | None:
-        """(manifest, objects) of the newest whole checkpoint, None where there is none.
+    def clear_partial(self) -> None:
+        """Remove what a run that was killed while it wrote has left."""
+        for left in self.root.glob(".step_*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def newest(self) -> str:
+        """Name of the newest whole checkpoint, "" where there is none; torn ones are named in the log and skipped.
 
         Raises:
             CheckpointError: the newest whole checkpoint was made by another recipe.
@@ -78,9 +93,34 @@ class CheckpointStore:
             if manifest["recipe"] != self.recipe_hash:
                 raise CheckpointError(f"{folder} was made by another recipe (its data, knowledge, model or stage "
                                       f"settings differ); choose another output, or move the folder away to begin anew")
-            names = [file.removesuffix(".safetensors") for file in manifest["files"]]
-            return manifest, {name: load_file(folder / f"{name}.safetensors") for name in names}
-        return None
+            return folder.name
+        return ""
+
+    def load(self, name: str, wanted: Callable[[str, str], bool] | None = None
+             ) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
+        """(manifest, objects) of a checkpoint that `newest` named; only keys with `wanted(object, key)` are read.
+
+        Raises:
+            CheckpointError: the checkpoint is not there (any more).
+        """
+        folder, objects = self.root / name, {}
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            for file in manifest["files"]:
+                kind = _FILE_NAME.fullmatch(file)[1]
+                with safe_open(str(folder / file), framework="np") as arrays:
+                    found = objects.setdefault(kind, {})
+                    found.update((key, arrays.get_tensor(key)) for key in arrays.keys()
+                                 if wanted is None or wanted(kind, key))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}. The output must be on storage "
+                                  "that all ranks share") from error
+        return manifest, objects
+
+    def load_newest(self) -> tuple[dict, dict[str, dict[str, np.ndarray]]] | None:
+        """(manifest, objects) of the newest whole checkpoint, None where there is none. Raises as `newest`."""
+        name = self.newest()
+        return self.load(name) if name else None
 
     def folders(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
@@ -105,16 +145,87 @@ class CheckpointStore:
     def _drop_older(self, newest: Path) -> None:
         """Keep the last ones up to `newest`: what lies beyond it was found unusable and must not count."""
         for folder in [folder for folder in self.folders() if folder.name <= newest.name][: -self.keep]:
-            shutil.rmtree(folder, ignore_errors=True)
+            if not self.keep_every or int(folder.name.removeprefix("step_")) % self.keep_every:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class BackgroundWriter:
+    """One write at a time beside training; what goes wrong in it is raised by the next `check` or `wait`."""
+
+    def __init__(self):
+        self._thread, self._error, self.cancelled = None, None, threading.Event()
+
+    def start(self, write: Callable[[], object]) -> None:
+        """Begin `write`; the one before is waited for."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(write,), name="ppvilg-checkpoint", daemon=True)
+        self._thread.start()
+
+    def _run(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except BaseException as error:  # also KeyboardInterrupt: it belongs to whoever waits
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what went wrong so far."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Until the write is done; raise what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self, seconds: float = 60.0) -> None:
+        """Let a write that is under way finish, but do not wait longer than this for parts of other ranks."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+            self.cancelled.set()
+            self._thread.join()
+            self._thread = None
+
+
+_FILE_NAME = re.compile(r"(.+?)(-\d{3,})?\.safetensors")
+
+
+def _write_objects(folder: Path, objects: dict[str, dict[str, np.ndarray]], part: int, parts: int) -> dict[str, str]:
+    """One file per object; gives their hashes by name, and leaves them for part 0 to find."""
+    suffix, files = "" if parts == 1 else f"-{part:03d}", {}
+    for name, arrays in objects.items():
+        file = f"{name}{suffix}.safetensors"
+        save_file(arrays, folder / file)
+        files[file] = _seal(folder / file)
+    if part:
+        write_whole(folder / f"part-{part:03d}.json", json.dumps(files))
+    return files
+
+
+def _other_parts(folder: Path, parts: int, cancelled: threading.Event) -> dict[str, str]:
+    """Hashes of the files of all other parts, once they are written. Raises CheckpointError when cancelled."""
+    files = {}
+    for part in range(1, parts):
+        note = folder / f"part-{part:03d}.json"
+        while not note.exists():
+            if cancelled.wait(0.02):
+                raise CheckpointError(f"checkpoint {folder} is given up: part {part} of {parts} was not written")
+        files |= json.loads(note.read_text(encoding="utf-8"))
+        note.unlink()
+    return files
 
 
 def _inspect(folder: Path) -> tuple[str | None, dict]:
     """(what is wrong or None, manifest) of a checkpoint folder."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest["files"].items():
-            if _hash(folder / name) != expected:
-                return f"{name} does not match its hash", manifest
+        with ThreadPoolExecutor(4) as pool:
+            hashes = pool.map(lambda name: _hash(folder / name), manifest["files"])
+            for (name, expected), found in zip(manifest["files"].items(), hashes):
+                if found != expected:
+                    return f"{name} does not match its hash", manifest
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}", {}
     return None, manifest

@@ -1,6 +1,7 @@
 """Stages "base" and "experts": the denoiser learns, fed with textual and visual knowledge (paper section 2)."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from ppvilg.diffusion import DenoisingLoss, TimestepSampler
 from ppvilg.engine import builder, distributed
 from ppvilg.engine.monitor import log_bad_sample
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge
-from ppvilg.models import MoDEUNet2DConditionModel, expert_index, uniform_boundaries
+from ppvilg.models import expert_index, uniform_boundaries
 
+logger = logging.getLogger(__name__)
 _TIMESTEP_STREAM, _NOISE_STREAM = 11, 12
 
 
@@ -69,15 +71,22 @@ class Conditioning:
 
 
 class DenoiserStage:
-    """One shared denoiser ("base"), or the experts that it is split into ("experts")."""
+    """One shared denoiser ("base"), or the experts that it is split into ("experts").
 
-    def __init__(self, run, name: str, folder: Path, base: Path | None):
-        self.name, self.number, self.run, self.folder = name, {"base": 1, "experts": 2}[name], run, folder
+    `base` is the pipeline folder that experts start from. `experts` are those of this rank's group, all if None; the
+    others are absent, and their steps are not taken. The stage's name for files is that of its `folder`.
+    """
+
+    def __init__(self, run, name: str, folder: Path, base: Path | None, experts: list[int] | None = None):
+        self.kind, self.number, self.run, self.folder = name, {"base": 1, "experts": 2}[name], run, folder
+        self.name = folder.name if name == "experts" else name
         self.recipe, self.config, self.conditioning = run.recipe, run.recipe.train[name], run.conditioning
         self.scheduler = builder.build_scheduler(self.recipe)
         timesteps = self.scheduler.config.num_train_timesteps
         model = self.recipe.model
         self.boundaries = list(model.boundaries or uniform_boundaries(model.num_experts, timesteps))
+        everyone = list(range(len(self.boundaries) - 1))
+        self.experts = everyone if experts is None else list(experts)
         self._build_networks(base)
         self.sampler = TimestepSampler(timesteps, self.boundaries)
         self.loss = DenoisingLoss(self.scheduler, self.config.min_snr_gamma)
@@ -89,10 +98,11 @@ class DenoiserStage:
             self.unet = builder.build_base_unet(self.recipe)
             self.text_encoder = builder.build_text_encoder(self.recipe, self.conditioning.tokenizer)
         else:
-            shared = MoDEUNet2DConditionModel.from_pretrained(str(base / "unet"))
-            self.unet = MoDEUNet2DConditionModel.from_base(shared, len(self.boundaries) - 1, self.boundaries)
+            self.unet = builder.build_experts(base / "unet", self.boundaries, self.experts)
             self.text_encoder = type(builder.build_text_encoder(self.recipe, self.conditioning.tokenizer)
                                      ).from_pretrained(str(base / "text_encoder"))
+        if self.recipe.recompute:
+            self.unet.enable_gradient_checkpointing()
         self.networks = {"unet": self.unet}
         if self.config.train_text_encoder:
             self.networks["text_encoder"] = self.text_encoder
@@ -105,8 +115,12 @@ class DenoiserStage:
         for network in self.networks.values():
             network.train() if training else network.eval()
 
+    def takes(self, step: int) -> bool:
+        """Whether this rank's group trains at a step: base always, the experts take turns."""
+        return self.kind == "base" or step % len(self.groups) in self.experts
+
     def batches(self, first_step: int) -> Iterator[DenoiserBatch]:
-        """Batches from a step on; samples, noise and timesteps do not depend on the number of ranks."""
+        """Batches of the steps it takes; samples, noise and timesteps do not depend on the number of ranks."""
         picked = self._cached_samples if self.run.training_latents is not None else self._encoded_samples
         for step, latents, records, indices, size in picked(first_step):
             rngs = [sample_rng(self.recipe.seed, step, int(index)) for index in indices]
@@ -117,22 +131,26 @@ class DenoiserStage:
 
     def _cached_samples(self, first_step: int):
         cache, step = self.run.training_latents, first_step
-        order = BatchOrder(cache.buckets, self.config.batch_size, self._order_seed())
+        order = BatchOrder(cache.members, self.config.batch_size, self._order_seed())
         while True:
-            bucket, indices = order.batch(step)
-            indices = indices[distributed.rank_slice(self.config.batch_size)]
+            if not self.takes(step):
+                step += 1
+                continue
+            mine = distributed.rank_slice(self.config.batch_size)
+            bucket, indices = order.part(step, mine.start, mine.stop)
             records = [cache.records[i] for i in indices]
             yield step, cache.latents(bucket, indices), records, indices, cache.shapes[bucket]
             step += 1
 
     def _encoded_samples(self, first_step: int):
         source, transform, data = self.run.training, self.run.transform, self.recipe.data
-        order = BatchOrder(transform.buckets_of(source.sizes), self.config.batch_size, self._order_seed())
+        order = BatchOrder(source.buckets(transform), self.config.batch_size, self._order_seed())
         bad_sample_list = self.folder.parent / f"bad_samples_{self.name}_{distributed.rank()}.jsonl"
-        loader = SampleLoader(source, transform, order, self.recipe.seed, distributed.rank(), distributed.world_size(),
+        account = self.folder.parent / f"data_report_{self.name}_{distributed.rank()}.jsonl"
+        loader = SampleLoader(source, transform, order, self.recipe.seed, distributed.share(), distributed.shares(),
                               data.bad_sample_limit, data.workers, on_bad_sample=log_bad_sample,
-                              bad_sample_list=bad_sample_list)
-        for step, batch in loader.iterate_from(first_step):
+                              bad_sample_list=bad_sample_list, account=account)
+        for step, batch in loader.iterate_from(first_step, self.takes):
             with paddle.no_grad():
                 posterior = self.run.vae.encode(paddle.to_tensor(batch.pixel_values)).latent_dist
             mean, deviation = posterior.mean.numpy(), posterior.std.numpy()  # (N, C, h, w)
@@ -150,7 +168,7 @@ class DenoiserStage:
 
     def _timesteps(self, step: int) -> np.ndarray:
         """This rank's share of the step's timesteps. The experts take turns, so a step runs one expert in one piece."""
-        expert = step % len(self.groups) if self.name == "experts" else None
+        expert = step % len(self.groups) if self.kind == "experts" else None
         drawn = self.sampler.sample(self.config.batch_size, self._stream(step, _TIMESTEP_STREAM), expert)
         return drawn[distributed.rank_slice(self.config.batch_size)]
 
@@ -186,19 +204,20 @@ class DenoiserStage:
         sums = np.zeros((2, len(self.groups)))
         self._set_training(False)
         for bucket in np.unique(cache.buckets[:count]):
-            members = np.flatnonzero(cache.buckets[:count] == bucket)[distributed.rank()::distributed.world_size()]
+            members = np.flatnonzero(cache.buckets[:count] == bucket)[distributed.share()::distributed.shares()]
             for start in range(0, len(members), 32):
                 self._validate_batch(cache, int(bucket), members[start:start + 32], sums)
         self._set_training(True)
         sums, counts = np.split(distributed.mean_over_ranks(sums.reshape(-1)), 2)
-        scalars = {f"loss/{group}": float(total / number) for group, total, number in zip(self.groups, sums, counts)}
+        scalars = {f"loss/{group}": float(total / number)
+                   for group, total, number in zip(self.groups, sums, counts) if number}
         return {"loss": float(np.mean(list(scalars.values()))), **scalars}
 
     def _validate_batch(self, cache, bucket: int, indices: np.ndarray, sums: np.ndarray) -> None:
         latents = cache.latents(bucket, indices)
         ids, weights = self.conditioning.inference([cache.records[i] for i in indices])
         hidden = self.text_encoder(paddle.to_tensor(ids))[0]  # (N, L, D)
-        for expert in range(len(self.groups)):
+        for expert in range(len(self.groups)) if self.kind == "base" else self.experts:
             fixed = self.sampler.fixed(self.config.validation_timesteps, expert)
             timesteps = fixed[indices % len(fixed)]  # every sample at one fixed timestep of the block
             noise = np.stack([sample_rng(0, expert, int(i)).standard_normal(latents.shape[1:]) for i in indices])
@@ -221,6 +240,9 @@ class DenoiserStage:
         settings = self.recipe.sample
         if not settings.prompts or self.run.hooks is None:
             return None
+        if len(self.unet.loaded_experts) < self.unet.num_experts:
+            logger.info("no pictures are drawn: a picture needs all experts, and this rank has %s", self.experts)
+            return None
         self._set_training(False)
         picture = self.run.hooks.draw(self.components(), list(settings.prompts), settings.num_inference_steps,
                                       settings.guidance_scale, settings.seed)
@@ -228,9 +250,15 @@ class DenoiserStage:
         return picture
 
     def export(self, folder: Path) -> None:
-        """Save the pipeline."""
+        """Save the pipeline with the experts that are here."""
         if self.run.hooks is not None:
-            self.run.hooks.save(self.components(), folder)
+            with builder.saving_present_experts(self.unet):
+                self.run.hooks.save(self.components(), folder)
+
+    def export_part(self, folder: Path) -> None:
+        """Add the experts of this rank's group to a pipeline folder that the main rank has begun."""
+        for expert in self.experts:
+            self.unet.save_expert(folder / "unet", expert)
 
 
 def _tensor(array: np.ndarray | None, part: slice):

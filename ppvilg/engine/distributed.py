@@ -1,7 +1,8 @@
-"""Data-parallel ranks through Fleet: one gradient average per optimizer step, the same result on every rank.
+"""Ranks through Fleet: axes data, sharding and expert; gradients are averaged inside a group, never between groups.
 
 Start several ranks with `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`; without the
-launcher there is one rank and nothing here communicates.
+launcher there is one rank and nothing here communicates. `start` joins the ranks, `arrange` gives a stage its layout.
+What this rank sends is counted in `traffic` (see traffic.py), also what Fleet sends on its own.
 """
 from __future__ import annotations
 
@@ -9,26 +10,75 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
-from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import DygraphShardingOptimizer
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 
+from ppvilg.config import ConfigError, DistributedConfig
+from ppvilg.engine.topology import Axes, Layout, layout_of, resolve_axes
+from ppvilg.engine.traffic import Traffic
+
+traffic = Traffic()
 _barriers = itertools.count()
+_notes = itertools.count()
+_stores: list = []  # gloo groups need theirs to stay alive
 
 
-def start() -> None:
-    """Join the other ranks of this run, if the launcher started any."""
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
+@dataclass
+class _Groups:
+    """Communication groups of a layout; None where this rank would be alone, `dist`'s own for the whole world."""
+
+    data: object | None = None
+    sharding: object | None = None
+    ranks: object | None = None
+
+
+_axes: Axes | None = None  # None: `start` was not called, all ranks are one data-parallel world
+_groups: dict[bool, _Groups] = {}
+_layout: Layout | None = None
+
+
+def start(settings: DistributedConfig | None = None) -> None:
+    """Join the other ranks of this run, if the launcher started any.
+
+    Raises:
+        ConfigError: axes that do not fit the number of ranks; nothing was started yet.
+    """
+    global _axes
+    settings = settings or DistributedConfig()
+    world = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    axes = resolve_axes(settings.data, settings.sharding, settings.expert, world)
+    _check_sharding_stage(settings)
+    _axes = axes
+    if world > 1 and not dist.is_initialized():
         _end_with_launcher()
+        _give_gloo_groups_their_own_store()
         strategy = fleet.DistributedStrategy()
-        strategy.hybrid_configs = {"dp_degree": int(os.environ["PADDLE_TRAINERS_NUM"])}
+        strategy.hybrid_configs = {"dp_degree": world // axes.sharding, "sharding_degree": axes.sharding}
         fleet.init(is_collective=True, strategy=strategy)
+        traffic.watch()
+        _build_groups()
+    arrange(expert_groups=False)
+
+
+def _check_sharding_stage(settings: DistributedConfig) -> None:
+    if settings.sharding_stage == 1:
+        return
+    stage = f"distributed.sharding_stage={settings.sharding_stage}"
+    if paddle.get_device() == "cpu":
+        raise ConfigError(f"{stage}: Paddle has sharding of gradients and weights (group_sharded_parallel) for GPUs "
+                          "only, and this is a CPU; use sharding_stage=1, which splits the optimizer's state")
+    raise ConfigError(f"{stage}: this trainer offers stage 1 (optimizer's state) only, for nothing more could be "
+                      "tested on a GPU; use sharding_stage=1")
 
 
 def _end_with_launcher() -> None:
@@ -36,6 +86,93 @@ def _end_with_launcher() -> None:
     if sys.platform.startswith("linux"):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _give_gloo_groups_their_own_store() -> None:
+    """All gloo groups rendezvous under the same keys of one store and take each other's addresses: one store each."""
+    import paddle.distributed.collective as collective
+    import paddle.distributed.parallel as parallel
+
+    original = collective._new_process_group_impl
+
+    def with_own_store(backend, store, rank, world_size, group_name, *arguments, **options):
+        if backend == "gloo" and group_name != collective._default_group_name:
+            store = _own_store(store, rank, world_size, f"ppvilg/group/{group_name}")
+        return original(backend, store, rank, world_size, group_name, *arguments, **options)
+
+    collective._new_process_group_impl = parallel._new_process_group_impl = with_own_store
+
+
+def _own_store(common, rank: int, world_size: int, key: str):
+    """A new store for `world_size` ranks, hosted by the first of them; its address travels through the common one."""
+    if rank == 0:
+        host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").split(":")[0]
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        common.set(key, f"{host}:{port}")  # first, for the host's constructor waits for the others
+    host, port = bytes(common.get(key)).decode().split(":")
+    _stores.append(paddle.base.core.TCPStore(host, int(port), rank == 0, world_size))
+    return _stores[-1]
+
+
+def _build_groups() -> None:
+    """The groups of both layouts; every rank makes all of them, in one order, and keeps its own."""
+    mesh = fleet.get_hybrid_communicate_group()
+    sharding = mesh.get_sharding_parallel_group() if _axes.sharding > 1 else None
+    data = mesh.get_data_parallel_group() if _axes.world > _axes.sharding else None
+    _groups[False] = _Groups(data, sharding)
+    for group, name in ((sharding, "sharding"), (data, "data")):
+        if group is not None:
+            traffic.name_group(group, name)
+    traffic.ranks["world"] = tuple(range(_axes.world))
+    if _axes.expert == 1:
+        return
+    layouts = [layout_of(rank, _axes, True) for rank in range(_axes.world)]
+    data = _group_among([layout.data_ranks for layout in layouts], "expert data")
+    ranks = _group_among([layout.ranks for layout in layouts], "expert group") if _axes.sharding > 1 else data
+    _groups[True] = _Groups(data, sharding, ranks)
+
+
+def _group_among(sets: list[tuple[int, ...]], name: str):
+    """The group of those `sets` of ranks that this rank is in, None where it is alone."""
+    mine = None
+    for ranks in dict.fromkeys(sets):
+        if len(ranks) > 1:
+            group = dist.new_group(list(ranks))
+            if rank() in ranks:
+                mine = group
+                traffic.name_group(group, name)
+    return mine
+
+
+def arrange(expert_groups: bool) -> Layout:
+    """Lay ranks out for a stage: expert groups that share nothing, or one world."""
+    global _layout
+    _layout = layout_of(rank(), _axes or Axes(data=world_size()), expert_groups)
+    return _layout
+
+
+def layout() -> Layout:
+    """This rank's place in the current stage."""
+    return _layout or layout_of(rank(), Axes(data=world_size()), False)
+
+
+def _current() -> _Groups:
+    """The groups of the current stage."""
+    return _groups.get(layout().groups > 1, _Groups())
+
+
+def shares(expert_groups: bool | None = None) -> int:
+    """How many ranks a batch is cut for: in the current stage, or in one with or without expert groups."""
+    if expert_groups is None:
+        return layout().shares if _layout else world_size()
+    return world_size() // (_axes.expert if expert_groups and _axes else 1)
+
+
+def share() -> int:
+    """Which part of a batch is this rank's, from 0."""
+    return layout().share
 
 
 def rank() -> int:
@@ -49,7 +186,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """True on the one rank that writes files and shows progress."""
+    """True on the one rank that shows progress and finishes files."""
     return rank() == 0
 
 
@@ -57,49 +194,126 @@ def barrier() -> None:
     """Wait until every rank is here, however long one of them takes.
 
     It counts arrivals in the store that the ranks met in: gloo's own barrier gives up after half a minute, less than
-    drawing, saving or encoding on one rank may take.
+    drawing, saving or encoding on one rank may take. The main rank, which hosts the store, is the last to go on.
     """
     if world_size() == 1:
         return
     store, key = paddle.distributed.collective._default_store, f"ppvilg/barrier/{next(_barriers)}"
     store.add(key, 1)
+    _await(store, key)
+    store.add(f"{key}/left", 1)
+    if is_main():
+        _await(store, f"{key}/left")
+
+
+def _await(store, key: str) -> None:
     while store.add(key, 0) < world_size():
         time.sleep(0.02)
 
 
-def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:
-    """Every rank starts from rank 0's weights and buffers."""
+def from_main(text: str) -> str:
+    """The main rank's text on every rank, however long the main rank takes to have it."""
     if world_size() == 1:
+        return text
+    store, key = paddle.distributed.collective._default_store, f"ppvilg/note/{next(_notes)}"
+    if is_main():
+        store.set(key, text)
+    barrier()
+    return bytes(store.get(key)).decode()
+
+
+def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:
+    """Every rank of a group that trains the same weights starts from its first rank's weights and buffers."""
+    place = layout()
+    if place.shares == 1:
         return
-    for layer in layers:
-        for tensor in list(layer.parameters()) + list(layer.buffers()):
-            dist.broadcast(tensor, src=0)
+    with traffic.of("start"):
+        for layer in layers:
+            for tensor in list(layer.parameters()) + list(layer.buffers()):
+                dist.broadcast(tensor, src=place.ranks[0], group=_current().ranks)
 
 
-def average_gradients(parameters: list[paddle.Tensor]) -> None:
-    """Replace every gradient by its mean over ranks, in few large messages; parameters without one are left out.
+def agree(flags: np.ndarray) -> np.ndarray:
+    """Maximum of small non-negative integers (n,) over the ranks that train the same weights."""
+    return _maximum(flags, _current().ranks) if layout().shares > 1 else flags
 
-    Which parameters have gradients must agree between ranks: an expert that no rank ran has none anywhere.
+
+def agree_in_world(flags: np.ndarray) -> np.ndarray:
+    """Maximum of small non-negative integers (n,) over all ranks."""
+    return _maximum(flags, None) if world_size() > 1 else flags
+
+
+def _maximum(flags: np.ndarray, group) -> np.ndarray:
+    tensor = paddle.to_tensor(flags.astype(np.int32))
+    with traffic.of("agreement"):
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    return tensor.numpy()
+
+
+def sharded_optimizer(optimizer):
+    """Fleet's sharding (stage 1) around an optimizer that has no state yet; the optimizer itself without that axis.
+
+    Afterwards `optimizer._parameter_list` holds the parameters whose state lives on this rank.
     """
-    if world_size() > 1:
-        fused_allreduce_gradients([p for p in parameters if p.grad is not None], None)
+    if len(layout().sharding_ranks) == 1:
+        return optimizer
+    return DygraphShardingOptimizer(optimizer, fleet.get_hybrid_communicate_group())
+
+
+@paddle.no_grad()
+def average_gradients(parameters: list[paddle.Tensor], optimizer=None) -> None:
+    """Replace every gradient by its mean over the ranks that train the same weights; parameters without are left out.
+
+    Which parameters have gradients must agree between ranks. With Fleet's sharding `optimizer`, only the owner of a
+    parameter has its mean afterwards; what other ranks hold then is of no use.
+    """
+    if layout().shares == 1:
+        return
+    present, groups = [p for p in parameters if p.grad is not None], _current()
+    with traffic.of("gradients"):
+        if isinstance(optimizer, DygraphShardingOptimizer):
+            mesh = fleet.get_hybrid_communicate_group()
+            optimizer.reduce_gradients(present, mesh)
+            present = optimizer.filter_parameters(present, mesh)
+        if len(layout().data_ranks) > 1:
+            fused_allreduce_gradients_with_group(present, groups.data)
+
+
+def sum_over_shards(value: paddle.Tensor) -> paddle.Tensor:
+    """Sum of a scalar over the ranks that together hold the optimizer's state, in place."""
+    if len(layout().sharding_ranks) > 1:
+        with traffic.of("agreement"):
+            dist.all_reduce(value, group=_current().sharding)
+    return value
+
+
+@paddle.no_grad()
+def share_owned_weights(parameters: list[paddle.Tensor], optimizer) -> None:
+    """With Fleet's sharding `optimizer`, every rank takes over each parameter from its owner."""
+    if not isinstance(optimizer, DygraphShardingOptimizer):
+        return
+    group = _current().sharding
+    with traffic.of("weights"):
+        for parameter in parameters:
+            dist.broadcast(parameter, src=group.ranks[optimizer._param2rank[parameter.name]], group=group)
 
 
 def mean_over_ranks(values: np.ndarray) -> np.ndarray:
-    """Mean of a float array over ranks, (n,) -> (n,)."""
+    """Mean of a float array over all ranks, (n,) -> (n,)."""
     if world_size() == 1:
         return values
     tensor = paddle.to_tensor(values.astype(np.float32))
-    dist.all_reduce(tensor)
+    with traffic.of("log"):
+        dist.all_reduce(tensor)
     return tensor.numpy() / world_size()
 
 
 def rank_slice(total: int) -> slice:
-    """This rank's contiguous share of `total` items, a multiple of the number of ranks."""
-    share = total // world_size()
-    return slice(rank() * share, (rank() + 1) * share)
+    """This rank's contiguous share of `total` items of a batch, a multiple of the number of shares."""
+    size = total // shares()
+    return slice(share() * size, (share() + 1) * size)
 
 
 def seed_step(seed: int, step: int, stage: int) -> None:
-    """Reseed Paddle's own generators (dropout) from (seed, rank, step): a resumed run draws the same numbers."""
-    paddle.seed(int(np.random.SeedSequence([seed, stage, rank(), step]).generate_state(1)[0] >> 1))
+    """Reseed Paddle's own generators (dropout) from (seed, share, step): a resumed run draws the same numbers."""
+    paddle.seed(int(np.random.SeedSequence([seed, stage, share(), step]).generate_state(1)[0] >> 1))

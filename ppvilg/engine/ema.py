@@ -1,6 +1,8 @@
 """Exponential moving average of the trained weights."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import paddle
 
@@ -9,11 +11,13 @@ class ExponentialMovingAverage:
     """Shadow of named parameters; `decay` is per step and is raised to the number of steps between updates.
 
     The effective decay is min(decay, (1 + step) / (10 + step)), so that early averages forget the initial weights.
+    `exact` gives the tensor that is averaged for a parameter: its float32 master copy where there is one.
     """
 
-    def __init__(self, parameters: dict[str, paddle.Tensor], decay: float, every: int = 1):
-        self.parameters, self.decay, self.every = parameters, decay, every
-        self.shadow = {name: p.detach().clone() for name, p in parameters.items()}
+    def __init__(self, parameters: dict[str, paddle.Tensor], decay: float, every: int = 1,
+                 exact: Callable[[paddle.Tensor], paddle.Tensor] = lambda parameter: parameter):
+        self.parameters, self.decay, self.every, self.exact = parameters, decay, every, exact
+        self.shadow = {name: exact(p).detach().clone() for name, p in parameters.items()}
 
     @paddle.no_grad()
     def update(self, step: int) -> None:
@@ -23,14 +27,17 @@ class ExponentialMovingAverage:
         decay = min(self.decay, (1 + step) / (10 + step)) ** self.every
         for name, parameter in self.parameters.items():
             shadow = self.shadow[name]
-            shadow.set_value(shadow * decay + parameter.detach() * (1.0 - decay))
+            shadow.set_value(shadow * decay + self.exact(parameter).detach() * (1.0 - decay))
 
     @paddle.no_grad()
     def swap(self) -> None:
         """Exchange weights and averages in place: call once before and once after using the averaged model."""
         for name, parameter in self.parameters.items():
-            held = parameter.detach().clone()
-            parameter.set_value(self.shadow[name])
+            weights = self.exact(parameter)
+            held = weights.detach().clone()
+            weights.set_value(self.shadow[name])
+            if weights is not parameter:
+                parameter.set_value(self.shadow[name].cast(parameter.dtype))
             self.shadow[name] = held
 
     def state_dict(self) -> dict[str, np.ndarray]:

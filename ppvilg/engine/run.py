@@ -17,13 +17,15 @@ from ppvilg.engine.autoencoder import AutoencoderStage
 from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, write_whole
 from ppvilg.engine.denoiser import Conditioning, DenoiserStage
 from ppvilg.engine.latents import cache_latents
+from ppvilg.engine.precision import Precision
+from ppvilg.engine.topology import experts_of
 from ppvilg.engine.trainer import Trainer, check_shares
 
 logger = logging.getLogger(__name__)
 
 # What may change between two runs of one recipe without making its checkpoints another model's.
 _FREE = ("steps", "decay", "learning_rate", "final_learning_rate", "log_every", "checkpoint_every", "keep_checkpoints",
-         "validate_every", "sample_every", "validation_timesteps")
+         "validate_every", "sample_every", "validation_timesteps", "keep_every", "only", "start")
 _FREE_DATA = ("train", "validation", "annotations", "workers", "bad_sample_limit", "max_validation_samples")
 
 
@@ -47,21 +49,36 @@ class Run:
         for name in STAGES:  # all of them now, rather than after the stages before
             if recipe.train[name].steps:
                 check_shares(name, recipe.train[name])
-        if recipe.train.experts.steps and not recipe.train.base.steps and not (self.output / "base").is_dir():
-            raise ConfigError(f"train.experts starts from the denoiser of stage base, and {self.output} has none: give "
-                              "train.base.steps as well")
+        self.expert_start = Path(recipe.train.experts.start or self.output / "base")
+        if recipe.train.experts.steps:
+            self._check_experts()
         self.training, self.validation = builder.build_sources(recipe)
         self.transform = builder.build_transform(recipe)
         if distributed.is_main():
             for name, source in (("training", self.training), ("validation", self.validation)):
                 logger.info("%s data: %s", name, source.summary())
 
+    def _check_experts(self) -> None:
+        """Experts must have something to start from, and fit the ranks. Raises ConfigError."""
+        settings = self.recipe.train.experts
+        experts_of(0, self.recipe.distributed.expert, self._chosen_experts())
+        if settings.start and not (self.expert_start / "unet").is_dir():
+            raise ConfigError(f"train.experts.start={settings.start}: not a pipeline folder, there is no unet in it")
+        if not settings.start and not self.recipe.train.base.steps and not self.expert_start.is_dir():
+            raise ConfigError(f"train.experts starts from the denoiser of stage base, and {self.output} has none: give "
+                              "train.base.steps as well, or a pipeline folder as train.experts.start")
+
+    def _chosen_experts(self) -> list[int]:
+        """Numbers of the experts that are trained."""
+        only = self.recipe.train.experts.only
+        return list(range(self.recipe.model.num_experts)) if only is None else sorted(only)
+
     def run(self) -> Path:
         """Every stage with steps in the recipe; gives the folder of the last result.
 
         Raises:
             ConfigError, CheckpointError, FloatingPointError; RuntimeError: too many bad samples, or another process is
-            training into the same output.
+            training into the same output. Stopped: a signal asked for it.
         """
         self.output.mkdir(parents=True, exist_ok=True)
         with claimed(self.output) if distributed.is_main() else nullcontext():
@@ -104,7 +121,7 @@ class Run:
         folder = self.output / "vae"
         stage = AutoencoderStage(self.recipe, builder.build_vae(self.recipe), self.training, self.validation,
                                  self.transform, folder)
-        self._train(stage, upstream="")
+        self._train(stage, "", "vae")
         return folder
 
     def _finished_vae(self):
@@ -148,18 +165,26 @@ class Run:
         return captions
 
     def run_denoiser(self, name: str) -> Path:
-        """Stage base or experts -> pipeline folder `<output>/<name>`."""
-        folder, base = self.output / name, self.output / "base"
-        stage = DenoiserStage(self, name, folder, base if name == "experts" else None)
-        upstream = self.vae_hash + (hash_folder(base) if name == "experts" else "")
-        self._train(stage, upstream)
+        """Stage base or experts -> pipeline folder `<output>/<name>`; `experts_07` where only expert 7 is trained."""
+        experts, upstream, folder = None, self.vae_hash, self.output / name
+        place = distributed.arrange(expert_groups=name == "experts")
+        if name == "experts":
+            experts = experts_of(place.group, place.groups, self._chosen_experts())
+            upstream += hash_folder(self.expert_start)
+            if self.recipe.train.experts.only is not None:
+                folder = self.output / "_".join([name, *(f"{expert:02d}" for expert in self._chosen_experts())])
+        stage = DenoiserStage(self, name, folder, self.expert_start if name == "experts" else None, experts)
+        self._train(stage, upstream, name)
+        distributed.arrange(expert_groups=False)
         return folder
 
-    def _train(self, stage, upstream: str) -> None:
-        recipe_hash = fingerprint({"recipe": _defining(self.recipe, stage.name), "upstream": upstream,
+    def _train(self, stage, upstream: str, name: str) -> None:
+        recipe_hash = fingerprint({"recipe": _defining(self.recipe, name), "upstream": upstream,
                                    "data": self.training.fingerprint()})
-        store = CheckpointStore(self.output / "checkpoints" / stage.name, recipe_hash, stage.config.keep_checkpoints)
-        Trainer(stage, store, self.output / "logs", self.recipe.seed).run_loop()
+        store = CheckpointStore(self.output / "checkpoints" / stage.name, recipe_hash, stage.config.keep_checkpoints,
+                                stage.config.keep_every)
+        Trainer(stage, store, self.output / "logs", self.recipe.seed, self.recipe.distributed,
+                Precision(self.recipe.precision)).run_loop()
 
 
 def _defining(recipe: Recipe, stage: str) -> dict:
@@ -169,4 +194,6 @@ def _defining(recipe: Recipe, stage: str) -> dict:
     settings = {key: value for key, value in content["train"][stage].items() if key not in _FREE}
     model = content["model"]["vae"] if stage == "vae" else content["model"]
     knowledge = None if stage == "vae" else content["knowledge"]
-    return {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
+    defining = {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
+    precision = content.get("precision", {})  # recipes that were kept by earlier versions have none
+    return defining | ({"precision": precision} if precision.get("level", "O0") != "O0" else {})

@@ -1,33 +1,42 @@
 """The training loop: the same for every stage, resumable at any step, bit for bit.
 
 A stage says what is trained, on which batches and with which named per-sample loss terms; only this loop reduces them.
-Everything random is a function of (seed, rank, step), so a checkpoint holds weights, optimizer, averages and a step.
+Everything random is a function of (seed, share, step), so a checkpoint holds weights, optimizer, averages and a step,
+under names that do not depend on the number of ranks or on their axes.
 """
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import paddle
 
-from ppvilg.config import ConfigError, StageConfig
-from ppvilg.engine import distributed
-from ppvilg.engine.checkpoint import CheckpointError, CheckpointStore, replaced_folder
+from ppvilg.config import ConfigError, DistributedConfig, StageConfig
+from ppvilg.engine import distributed, stopping
+from ppvilg.engine.checkpoint import BackgroundWriter, CheckpointError, CheckpointStore, replaced_folder
 from ppvilg.engine.ema import ExponentialMovingAverage
 from ppvilg.engine.monitor import Monitor
+from ppvilg.engine.precision import Precision
 from ppvilg.models import use_matmul_bias_gradients
 
 logger = logging.getLogger(__name__)
+_TERMS = 8  # named loss terms that a stage may have, "loss" included
 
 
 class Stage(Protocol):
-    """What the loop needs to know of a stage."""
+    """What the loop needs to know of a stage.
+
+    A stage whose ranks are cut into expert groups also has `takes(step)`, whether this rank's group trains at a step,
+    and `export_part(folder)`, which adds what the main rank does not have to the folder that it exports.
+    """
 
     name: str
     number: int  # separates the random streams of stages
@@ -68,7 +77,7 @@ def learning_rate_at(step: int, config: StageConfig) -> float:
 
 def check_shares(stage: str, config: StageConfig) -> None:
     """A batch must fit ranks and passes. Raises ConfigError."""
-    ranks = distributed.world_size()
+    ranks = distributed.shares(expert_groups=stage.partition("_")[0] == "experts")
     if config.batch_size % (ranks * config.accumulation):
         raise ConfigError(f"train.{stage}.batch_size={config.batch_size} cannot be shared evenly by {ranks} ranks in "
                           f"accumulation={config.accumulation} passes each: choose another batch_size")
@@ -77,21 +86,37 @@ def check_shares(stage: str, config: StageConfig) -> None:
 class Trainer:
     """Runs one stage from its newest checkpoint to its end."""
 
-    def __init__(self, stage: Stage, store: CheckpointStore, log_folder: Path, seed: int):
+    def __init__(self, stage: Stage, store: CheckpointStore, log_folder: Path, seed: int,
+                 settings: DistributedConfig | None = None, precision: Precision | None = None):
         self.stage, self.store, self.log_folder, self.seed = stage, store, log_folder, seed
-        self.config = stage.config
+        self.config, self.settings = stage.config, settings or DistributedConfig()
+        self.precision, self.writer = precision or Precision(), BackgroundWriter()
         check_shares(stage.name, self.config)
         if paddle.get_device() == "cpu":
             for network in stage.networks.values():
                 use_matmul_bias_gradients(network)
         self.parameters = {f"{name}.{key}": parameter for name, network in stage.networks.items()
                            for key, parameter in network.named_parameters() if not parameter.stop_gradient}
-        self.optimizer = self._build_optimizer()
-        self.ema = ExponentialMovingAverage(self.parameters, self.config.ema_decay, self.config.ema_every)
+        self._build_optimizer()
+        self._start_averages()
         self.sample_order = ""  # hash over the samples of every step so far
+        self.stop_agreed, self.saved, self.terms, self.steps_taken = False, None, [], 0
+
+    def _start_averages(self) -> None:
+        """Averages of what this rank keeps the optimizer's state of."""
+        self.ema = ExponentialMovingAverage(self.owned, self.config.ema_decay, self.config.ema_every, self._exact)
+
+    def _exact(self, parameter: paddle.Tensor) -> paddle.Tensor:
+        """The float32 master copy of a parameter, or itself where it is float32."""
+        return self.inner_optimizer._master_weights.get(parameter.name, parameter)
 
     def run_loop(self) -> None:
-        """Train to the last step, then export. Raises CheckpointError, FloatingPointError; never loses a checkpoint."""
+        """Train to the last step, then export.
+
+        Raises:
+            CheckpointError, FloatingPointError: no checkpoint is lost.
+            Stopped: a signal asked for it; the checkpoint is written.
+        """
         first_step = self.resume()
         if first_step < self.config.steps:
             self._train(first_step)
@@ -101,16 +126,30 @@ class Trainer:
         self._export()
 
     def _export(self) -> None:
-        """The result of the averaged weights, unless it is there already."""
-        folder = self.stage.folder
-        if distributed.is_main() and not self.store.export_is_current(folder):
-            self.ema.swap()
-            with replaced_folder(folder) as partial:
-                self.stage.export(partial)
-            self.ema.swap()
-            self.store.note_export(folder)
+        """The result of the averaged weights, unless it is there already; each expert group adds its own experts."""
+        folder, main = self.stage.folder, distributed.is_main()
+        if not distributed.from_main("current" if main and self.store.export_is_current(folder) else ""):
+            self._swap_averages()
+            if main:
+                with replaced_folder(folder) as partial_folder:
+                    self.stage.export(partial_folder)
+                    distributed.barrier()
+                    distributed.barrier()
+                self.store.note_export(folder)
+            else:
+                distributed.barrier()
+                if distributed.layout().groups > 1 and distributed.share() == 0:
+                    self.stage.export_part(folder.parent / f".{folder.name}.partial")
+                distributed.barrier()
+            self._swap_averages()
         logger.info("stage %s is finished: %s", self.stage.name, folder)
         distributed.barrier()
+
+    def _swap_averages(self) -> None:
+        """Exchange weights and averages on every rank of a group."""
+        self.ema.swap()
+        with distributed.traffic.of("validation"):
+            distributed.share_owned_weights(list(self.parameters.values()), self.optimizer)
 
     def _train(self, first_step: int) -> None:
         config, stage = self.config, self.stage
@@ -118,27 +157,47 @@ class Trainer:
                     self.store.root)
         self.monitor = Monitor(self.log_folder, stage.name, config.steps, first_step, config.batch_size,
                                enabled=distributed.is_main())
+        distributed.traffic.reset()
         try:
-            self._run_steps(first_step)
+            with stopping.loop():
+                self._run_steps(first_step)
         finally:
+            self._note_traffic(first_step)
             self.monitor.close()
+            self.writer.close()
+
+    def _note_traffic(self, first_step: int) -> None:
+        """What this rank sent in this stage since it was started -> `<logs>/traffic_<stage>_<rank>.json`."""
+        if distributed.world_size() > 1:
+            note = {"stage": self.stage.name, "first_step": first_step, "steps_taken": self.steps_taken,
+                    "layout": vars(distributed.layout()), "traffic": distributed.traffic.as_dict()}
+            path = self.log_folder / f"traffic_{self.stage.name}_{distributed.rank():03d}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(note, indent=1), encoding="utf-8")
 
     def _run_steps(self, first_step: int) -> None:
         config = self.config
         if first_step == 0:
             self.validate(0)
         self._reset_window()
-        batches = self.stage.batches(first_step)
+        batches, takes = self.stage.batches(first_step), getattr(self.stage, "takes", lambda step: True)
         for step in range(first_step, config.steps):
-            started = time.perf_counter()
-            batch = next(batches)
-            reader_seconds = time.perf_counter() - started
-            self.run_step(batch, step)
-            self.monitor.step(reader_seconds)
+            if takes(step):
+                started = time.perf_counter()
+                batch = next(batches)
+                reader_seconds = time.perf_counter() - started
+                self.run_step(batch, step)
+                self.steps_taken += 1
+                self.monitor.step(reader_seconds, len(batch.indices), time.perf_counter() - started)
+            else:  # another expert group's step, or that of an expert which is not trained here
+                self.ema.update(step + 1)
+                self.monitor.step()
             self._after_step(step + 1)
+        self._finish_write()
 
     def _after_step(self, done: int) -> None:
         config, last = self.config, done == self.config.steps
+        self.writer.check()
         if done % config.log_every == 0 or last:
             self.log_step(done)
         if last or (config.validate_every and done % config.validate_every == 0):
@@ -147,33 +206,70 @@ class Trainer:
             self.draw(done)
         if last or done % config.checkpoint_every == 0:
             self.save(done)
+        if self._must_stop(done):
+            self._stop(done)
+
+    def _must_stop(self, done: int) -> bool:
+        """Whether any rank was asked to stop; expert groups ask each other once a round, when each had its turns."""
+        place = distributed.layout()
+        if place.groups == 1:
+            return self.stop_agreed if place.shares > 1 else stopping.requested()
+        if done % len(self.stage.groups) and done != self.config.steps:
+            return False
+        return bool(distributed.agree_in_world(np.array([stopping.requested()]))[0])
+
+    def _stop(self, done: int) -> None:
+        if self.saved != done:
+            self.save(done)
+        self._finish_write()
+        raise stopping.Stopped(f"stage {self.stage.name} stopped after step {done}; the checkpoint is in "
+                               f"{self.store.root}. Run the same command again to go on")
 
     def run_step(self, batch, step: int) -> None:
         """One optimizer step."""
         distributed.seed_step(self.seed, step, self.stage.number)
         self.forward_backward(batch, step)
-        distributed.average_gradients(list(self.parameters.values()))
-        self.window["gradient_norm"].append(self._clip_gradients(step))
+        self._agree()
+        distributed.average_gradients(list(self.parameters.values()), self.optimizer)
+        norm = self._clip_gradients(step)
+        self.window["gradient_norm"].append(norm)
         self.optimizer.set_lr(learning_rate_at(step, self.config))
-        self.optimizer.step()
+        if math.isfinite(norm):  # else float16 has overflowed, and the next steps use a lower scale
+            with distributed.traffic.of("weights"):
+                self.optimizer.step()
+        self.precision.update(math.isfinite(norm))
         # None rather than zero: an expert that did not run must not be decayed or moved by its momentum
         self.optimizer.clear_grad(set_to_zero=False)
         self.ema.update(step + 1)
         self.sample_order = hashlib.sha256(f"{self.sample_order} {step} {batch.indices.tolist()}".encode()).hexdigest()
 
+    @paddle.no_grad()
+    def _agree(self) -> None:
+        """Ranks of a group agree on stopping, and on which weights have gradients: zeros where others have some."""
+        if distributed.shares() == 1:
+            return
+        parameters = list(self.parameters.values()) if self.settings.find_unused_parameters else []
+        used = distributed.agree(np.array([stopping.requested(), *(p.grad is not None for p in parameters)]))
+        self.stop_agreed = bool(used[0])
+        for parameter, wanted in zip(parameters, used[1:]):
+            if wanted and parameter.grad is None:
+                parameter.grad = paddle.zeros_like(parameter)
+
     def forward_backward(self, batch, step: int) -> None:
         """Gradients of the mean loss over this rank's share, in `accumulation` passes."""
-        share = self.config.batch_size // distributed.world_size()
+        share = self.config.batch_size // distributed.shares()
         size = share // self.config.accumulation
         for start in range(0, share, size):
-            terms, groups = self.stage.losses(batch, step, slice(start, start + size))
-            loss = sum(term for name, term in terms.items() if name != "plain")  # (N,)
-            (loss.mean() / self.config.accumulation).backward()
+            with self.precision.autocast():
+                terms, groups = self.stage.losses(batch, step, slice(start, start + size))
+                loss = sum(term for name, term in terms.items() if name != "plain")  # (N,)
+                mean = loss.mean() / self.config.accumulation
+            self.precision.scale(mean).backward()  # ranks talk once all passes are done
             self._note_losses({"loss": loss, **terms}, groups, step)
 
     def _note_losses(self, terms: dict[str, paddle.Tensor], groups: np.ndarray, step: int) -> None:
         for name, term in terms.items():
-            values = term.detach().numpy().astype(np.float64)  # (N,)
+            values = term.detach().astype("float32").numpy().astype(np.float64)  # (N,)
             if not np.isfinite(values).all():
                 raise self._not_finite(f"loss term {name!r}", step)
             sums = self.window["sums"].setdefault(name, np.zeros((2, len(self.stage.groups))))
@@ -186,10 +282,12 @@ class Trainer:
 
     @paddle.no_grad()
     def _clip_gradients(self, step: int) -> float:
-        """Scale gradients to the global norm limit; gives the norm before."""
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = float(paddle.add_n([g.square().sum() for g in gradients]).sqrt())
-        if not math.isfinite(norm):  # before it reaches the weights and, with them, a checkpoint
+        """Scale gradients to the global norm limit; gives the norm before, over the ranks that hold a shard each."""
+        self.precision.unscale(self.inner_optimizer)
+        gradients = [p.grad for p in self.owned.values() if p.grad is not None]
+        squares = [g.astype("float32").square().sum() for g in gradients] or [paddle.zeros([])]
+        norm = float(distributed.sum_over_shards(paddle.add_n(squares)).sqrt())
+        if not math.isfinite(norm) and self.precision.scaler is None:  # before it reaches weights and checkpoints
             raise self._not_finite("the gradient", step)
         if self.config.gradient_clip and norm > self.config.gradient_clip:
             for gradient in gradients:
@@ -198,12 +296,17 @@ class Trainer:
 
     def log_step(self, done: int) -> None:
         """Means over ranks and over the steps since the last log: loss terms, also per group."""
-        scalars = {"learning_rate": self.optimizer.get_lr(),
-                   "gradient_norm": float(np.mean(self.window["gradient_norm"]))}
-        for name, (sums, counts) in sorted(self.window["sums"].items()):
-            reduced = distributed.mean_over_ranks(np.concatenate([sums, counts]))
-            sums, counts = reduced[: len(sums)], reduced[len(sums):]
-            scalars[name] = float(sums.sum() / counts.sum())
+        norms, scalars = self.window["gradient_norm"], {"learning_rate": self.optimizer.get_lr()}
+        if norms:
+            scalars["gradient_norm"] = float(np.mean(norms))
+        self.terms = names = sorted(self.window["sums"]) or self.terms
+        table = np.zeros((_TERMS, 2, len(self.stage.groups)))  # groups without a step in the window send zeros
+        for row, name in enumerate(names):
+            table[row] = self.window["sums"].get(name, 0.0)
+        table = distributed.mean_over_ranks(table.reshape(-1)).reshape(table.shape)
+        for name, (sums, counts) in zip(names, table):
+            if counts.any():
+                scalars[name] = float(sums.sum() / counts.sum())
             if len(counts) > 1:
                 scalars.update({f"{name}/{group}": float(s / c)
                                 for group, s, c in zip(self.stage.groups, sums, counts) if c})
@@ -215,87 +318,120 @@ class Trainer:
 
     def validate(self, done: int) -> None:
         """Validation scalars of the averaged weights."""
-        self.ema.swap()
+        self._swap_averages()
         scalars = self.stage.validate()
-        self.ema.swap()
+        self._swap_averages()
         self.monitor.record(done, {f"validation/{name}": value for name, value in scalars.items()})
 
     def draw(self, done: int) -> None:
         """Pictures of the fixed prompts with the averaged weights, into VisualDL and the log folder."""
-        if distributed.is_main():
-            self.ema.swap()
-            picture = self.stage.draw(done)
-            self.ema.swap()
-            if picture is not None:
-                self.monitor.image(done, "samples", picture)
+        self._swap_averages()
+        picture = self.stage.draw(done) if distributed.is_main() else None
+        self._swap_averages()
+        if picture is not None:
+            self.monitor.image(done, "samples", picture)
         distributed.barrier()
 
     def save(self, done: int) -> None:
-        """Checkpoint; every rank holds the same state, the main one writes it."""
+        """Checkpoint: copy the state and write it beside the next steps; the write before must be done by now."""
+        self._finish_write()
+        place, self.saved = distributed.layout(), done
+        if place.writer is None:
+            return
+        progress = {"stage": self.stage.name, "seed": self.seed, "next_step": done, "sample_order": self.sample_order,
+                    "numpy": np.__version__, "paddle": paddle.__version__}
+        self.writer.start(partial(self.store.save, done, self.state(), progress, place.writer, place.writers,
+                                  self.writer.cancelled))
+
+    def _finish_write(self) -> None:
+        """Wait until the checkpoint under way is whole. Raises CheckpointError on every rank if any part failed."""
+        writers = distributed.layout().writers
+        if writers > 1:  # part 0 waits for the other parts, so these come first
+            self._wait_together(distributed.layout().writer != 0)
+        self._wait_together(distributed.is_main())
+
+    def _wait_together(self, mine: bool) -> None:
         failure = None
-        if distributed.is_main():
-            try:
-                self.store.save(done, self.state(), {"stage": self.stage.name, "seed": self.seed, "next_step": done,
-                                                     "sample_order": self.sample_order,
-                                                     "numpy": np.__version__, "paddle": paddle.__version__})
-            except CheckpointError as error:
-                failure = error
+        try:
+            if mine:
+                self.writer.wait()
+        except CheckpointError as error:
+            failure = error
         distributed.barrier()  # writing may take longer than a reduction waits
         failed = distributed.mean_over_ranks(np.array([float(failure is not None)]))[0]
         if failed:
-            raise failure or CheckpointError("the main rank could not write the checkpoint; see its message")
+            self.writer.cancelled.set()
+            raise failure or CheckpointError("another rank could not write its part of the checkpoint; see its message")
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """Everything that the next step depends on, by object and name."""
-        return {"net": {name: p.numpy() for name, p in self.parameters.items()},
-                "optimizer": self._optimizer_state(), "ema": self.ema.state_dict()}
+        """Copy of everything that the next step depends on, by object and name; of a shard, what this rank owns."""
+        state = {"net": {name: self._exact(p).numpy() for name, p in self.owned.items()},
+                 "optimizer": self._optimizer_state(), "ema": self.ema.state_dict()}
+        if distributed.is_main() and self.precision.scaler is not None:
+            state["grad_scaler"] = self.precision.state_dict()
+        return state
 
     def resume(self) -> int:
         """Load the newest whole checkpoint; gives the step to go on with."""
         distributed.share_initial_weights(self.stage.networks.values())
-        self.ema = ExponentialMovingAverage(self.parameters, self.config.ema_decay, self.config.ema_every)
-        step = self._load_newest()
+        self._start_averages()
+        name = ""
+        if distributed.is_main():
+            self.store.clear_partial()
+            name = self.store.newest()
+        step = self._load(distributed.from_main(name))
         distributed.barrier()
-        if distributed.mean_over_ranks(np.array([float(step)]))[0] != step:
+        if distributed.mean_over_ranks(np.array([float(step)]))[0] != np.float32(step):
             raise CheckpointError(f"rank {distributed.rank()} would go on from step {step} in {self.store.root} and "
                                   f"another rank from elsewhere: the output must be on storage that all ranks share")
         return step
 
-    def _load_newest(self) -> int:
-        found = self.store.load_newest()
-        if found is None:
+    def _load(self, checkpoint: str) -> int:
+        """Take over what this rank needs of a checkpoint, whatever ranks and axes it was written on."""
+        if not checkpoint:
             return 0
-        manifest, objects = found
+        needed = {"net": self.parameters, "ema": self.owned, "optimizer": self._accumulators()}
+        manifest, objects = self.store.load(checkpoint, lambda kind, key: key in needed.get(kind, (key,)))
+        for kind, names in needed.items():
+            lacking = sorted(names.keys() - objects.get(kind, {}).keys())
+            if lacking:
+                raise CheckpointError(f"{self.store.root / checkpoint}: {kind} lacks {lacking[0]} ({len(lacking)} of "
+                                      f"{len(names)} are missing); it is the checkpoint of another model")
         for name, parameter in self.parameters.items():
-            parameter.set_value(paddle.to_tensor(objects["net"][name]))
+            weights = paddle.to_tensor(objects["net"][name])
+            parameter.set_value(weights.astype(parameter.dtype))
+            if self._exact(parameter) is not parameter:
+                self._exact(parameter).set_value(weights)
         self.ema.load_state_dict(objects["ema"])
-        self._load_optimizer_state(objects["optimizer"])
+        for key, accumulator in self._accumulators().items():
+            accumulator.set_value(paddle.to_tensor(objects["optimizer"][key]))
+        self.precision.load_state_dict(objects.get("grad_scaler", {}))
         self.sample_order = manifest["progress"].get("sample_order", "")
         return manifest["progress"]["next_step"]
 
-    def _build_optimizer(self) -> paddle.optimizer.AdamW:
+    def _build_optimizer(self) -> None:
+        """AdamW, inside Fleet's sharding where there is that axis; `owned` are the parameters whose state is here."""
         config, undecayed = self.config, self.stage.undecayed()
         names = {p.name for key, p in self.parameters.items() if key not in undecayed}
         optimizer = paddle.optimizer.AdamW(
             learning_rate=config.learning_rate, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon,
             weight_decay=config.weight_decay, parameters=list(self.parameters.values()),
             apply_decay_param_fun=names.__contains__)
+        self.precision.prepare(list(self.stage.networks.values()), optimizer)
+        self.inner_optimizer, self.optimizer = optimizer, distributed.sharded_optimizer(optimizer)
+        mine = {p.name for p in optimizer._parameter_list}
+        self.owned = {name: p for name, p in self.parameters.items() if p.name in mine}
         # All moments now: Paddle makes them at a parameter's first step, so that after a resume the moments of experts
         # which have not had their turn yet would be missing from the next checkpoint
         optimizer._create_accumulators(paddle.static.default_main_program().global_block(),
-                                       list(self.parameters.values()))
-        return optimizer
+                                       list(self.owned.values()))
+
+    def _accumulators(self) -> dict[str, paddle.Tensor]:
+        """The optimizer's state under our parameter names: Paddle's own count up with every layer ever made."""
+        ours = {p.name: key for key, p in self.owned.items()}
+        return {f"{accumulator}/{ours[internal]}": value
+                for accumulator, by_parameter in self.inner_optimizer._accumulators.items()
+                for internal, value in by_parameter.items()}
 
     def _optimizer_state(self) -> dict[str, np.ndarray]:
-        """Accumulators under our parameter names: Paddle's own count up with every layer that was ever made."""
-        ours = {p.name: key for key, p in self.parameters.items()}
-        state = {}
-        for accumulator, by_parameter in self.optimizer._accumulators.items():
-            for internal, value in by_parameter.items():
-                state[f"{accumulator}/{ours[internal]}"] = value.numpy()
-        return state
-
-    def _load_optimizer_state(self, state: dict[str, np.ndarray]) -> None:
-        for key, value in state.items():
-            accumulator, name = key.split("/", 1)
-            self.optimizer._accumulators[accumulator][self.parameters[name].name].set_value(paddle.to_tensor(value))
+        return {key: value.numpy() for key, value in self._accumulators().items()}

@@ -1,0 +1,181 @@
+"""Every form of parallelism against one process, and checkpoints carried from one to another.
+
+    python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume]
+
+forms: stages base and experts of a tiny model on four gloo ranks laid out as data 4, sharding 4, data 2 x sharding 2
+and expert 2 x data 2, each against one process with the same batches; prints the largest relative difference of the
+losses of every step, the largest difference of any final weight, and the bytes that gradients took inside and between
+groups.
+resume: a checkpoint of expert 2 x data 2 from the middle of stage experts goes on in one process, on data 2 and on
+expert 2 x data 2 again; prints how far each end is from never having stopped (the last must be equal bit for bit).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMS = {"data 4": {"data": 4}, "sharding 4": {"sharding": 4}, "data 2 x sharding 2": {"data": 2, "sharding": 2},
+         "expert 2 x data 2": {"expert": 2, "data": 2}}
+STAGES = ("base", "experts")
+# Nothing random inside the networks, and Adam's sign-like first steps made smooth.
+SETTINGS = ["model.num_experts=4", "model.text_encoder.config.hidden_dropout_prob=0.0",
+            "model.text_encoder.config.attention_probs_dropout_prob=0.0", "train.vae.steps=4", "train.vae.batch_size=8"]
+
+
+def load_tiny():
+    """The tiny world of the engine's tests."""
+    specification = importlib.util.spec_from_file_location("engine_tiny", ROOT / "tests" / "engine" / "tiny.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+class World:
+    """The tiny world in a folder, and runs of tools/train.py in it."""
+
+    def __init__(self, folder: Path, steps: int):
+        self.tiny, self.folder = load_tiny(), folder
+        data = self.tiny.write_world(folder / "world")
+        self.recipe = self.tiny.write_recipe(folder / "world" / "recipe.yml")
+        self.settings = [*SETTINGS, f"data.train={data[0]}", f"data.validation={data[1]}"]
+        for stage in STAGES:
+            every = {"steps": steps, "batch_size": 8, "log_every": 1, "checkpoint_every": max(1, steps // 2),
+                     "decay": "constant", "epsilon": 1e-3, "keep_checkpoints": 9}
+            self.settings += [f"train.{stage}.{key}={value}" for key, value in every.items()]
+
+    def run(self, name: str, axes: dict | None = None, *settings: str) -> Path:
+        """Train into `<folder>/<name>`, on as many ranks as the axes need."""
+        output, axes = self.folder / name, axes or {}
+        ranks = int(np.prod(list(axes.values()) or [1]))
+        options = [*self.settings, f"output={output}", *(f"distributed.{k}={v}" for k, v in axes.items()), *settings]
+        launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", f"{output}-ranks"]
+        command = [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tools" / "train.py"), "-c",
+                   str(self.recipe), *(part for option in options for part in ("-o", option))]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        with open(f"{output}.log", "a") as log:
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
+        if done.returncode:
+            raise RuntimeError(f"{name} ended with {done.returncode}; see {output}.log and {output}-ranks")
+        return output
+
+    def begin_from(self, name: str, source: Path, *parts: str) -> None:
+        """Make `<folder>/<name>` of parts of another output."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        for part in parts:
+            shutil.copytree(source / part, self.folder / name / part)
+
+
+def losses(output: Path, stage: str) -> dict[int, float]:
+    """Training loss by step."""
+    lines = map(json.loads, (output / "logs" / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def state(output: Path, stage: str) -> dict[str, np.ndarray]:
+    """Weights, averages and moments of the newest checkpoint by name, whatever parts it was written in."""
+    from safetensors.numpy import load_file
+
+    folder = sorted((output / "checkpoints" / stage).glob("step_*"))[-1]
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        kind = file.name.removesuffix(".safetensors").partition("-")[0]
+        found |= {f"{kind}/{name}": value for name, value in load_file(file).items()}
+    return found
+
+
+def weight_difference(one: Path, other: Path, stage: str) -> float:
+    """Largest absolute difference of any weight or average."""
+    left, right = state(one, stage), state(other, stage)
+    assert left.keys() == right.keys(), left.keys() ^ right.keys()
+    return max(float(np.abs(left[key] - right[key]).max()) for key in left if not key.startswith("optimizer"))
+
+
+def same_bits(one: Path, other: Path, stage: str) -> bool:
+    """Whether weights, averages and moments are equal bit for bit."""
+    left, right = state(one, stage), state(other, stage)
+    return left.keys() == right.keys() and all(left[key].tobytes() == right[key].tobytes() for key in left)
+
+
+def gradient_bytes(output: Path, stage: str) -> tuple[int, int]:
+    """(inside groups of ranks that train the same weights, between them), summed over ranks and steps."""
+    inside = between = 0
+    for file in sorted((output / "logs").glob(f"traffic_{stage}_*.json")):
+        note = json.loads(file.read_text(encoding="utf-8"))
+        for name, amount in note["traffic"].items():
+            if name.startswith(("gradients/", "weights/")):
+                if set(amount["ranks"]) <= set(note["layout"]["ranks"]):
+                    inside += amount["bytes"]
+                else:
+                    between += amount["bytes"]
+    return inside, between
+
+
+def compare_forms(world: World) -> bool:
+    """One line per form and stage; whether all are within 1e-5."""
+    single, good = world.run("one"), True
+    print(f"{'form':<22}{'stage':<9}{'losses (rel.)':>14}{'weights (abs.)':>16}{'MB inside':>11}{'between':>9}")
+    for form, axes in FORMS.items():
+        name = form.replace(" ", "")
+        world.begin_from(name, single, "vae", "cache", "tokenizer", "checkpoints/vae")
+        output = world.run(name, axes)
+        for stage in STAGES:
+            ours, theirs = losses(output, stage), losses(single, stage)
+            assert ours.keys() == theirs.keys(), (form, stage, sorted(ours.keys() ^ theirs.keys()))
+            loss = max(abs(ours[step] - theirs[step]) / abs(theirs[step]) for step in ours)
+            weight = weight_difference(output, single, stage)
+            inside, between = gradient_bytes(output, stage)
+            print(f"{form:<22}{stage:<9}{loss:>14.1e}{weight:>16.1e}{inside / 1e6:>11.2f}{between:>9d}", flush=True)
+            good &= loss <= 1e-5 and weight <= 1e-5 and between == 0
+    return good
+
+
+def compare_resumes(world: World, steps: int) -> bool:
+    """One line per way to go on; whether all are as they should be."""
+    form, good = FORMS["expert 2 x data 2"], True
+    parts = ("vae", "cache", "tokenizer", "base", "checkpoints/vae", "checkpoints/base")
+    whole = world.folder / "expert2xdata2"
+    if not whole.is_dir():
+        whole = world.run(whole.name, form)
+    world.begin_from("half", whole, *parts)
+    half = world.run("half", form, f"train.experts.steps={steps // 2}")
+    print("checkpoint of expert 2 x data 2 goes on as ...")
+    for name, axes in {"one process": {}, "data 2": {"data": 2}, "expert 2 x data 2": form}.items():
+        place = f"half-{name.replace(' ', '')}"
+        world.begin_from(place, half, *parts, "checkpoints/experts")
+        output = world.run(place, axes)
+        difference, equal = weight_difference(output, whole, "experts"), same_bits(output, whole, "experts")
+        print(f"  {name:<20} largest difference of a weight {difference:.1e}, bit for bit: {equal}", flush=True)
+        good &= equal if axes == form else difference <= 1e-5
+    return good
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--folder", type=Path, help="where to run; a temporary folder if not given")
+    parser.add_argument("--only", choices=("forms", "resume"))
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="parallel-"))
+    if folder.exists() and any(folder.iterdir()):
+        raise SystemExit(f"error: {folder} is not empty; choose another folder")
+    world = World(folder, arguments.steps)
+    print(f"{arguments.steps} steps of base and experts; outputs and logs in {folder}", flush=True)
+    good = arguments.only == "resume" or compare_forms(world)
+    good = (arguments.only == "forms" or compare_resumes(world, arguments.steps)) and good
+    print("all within bounds" if good else "NOT within bounds")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()
