@@ -139,7 +139,7 @@ class WorkerPool:
     They end when their pool is closed, and by themselves when the process that made them is gone.
     """
 
-    def __init__(self, reader: Reader, workers: int, ahead: int, first_step: int):
+    def __init__(self, reader: Reader, workers: int, ahead: int, steps: Iterator[int]):
         paths = os.pathsep.join(path for path in sys.path if path)
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self._processes, self._connections = [], []
@@ -154,7 +154,7 @@ class WorkerPool:
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._stopped = threading.Event()
         self._thread = threading.Thread(
-            target=self._collect, args=(reader, first_step), name="ppvilg-data", daemon=True
+            target=self._collect, args=(reader, steps), name="ppvilg-data", daemon=True
         )
         self._thread.start()
 
@@ -168,17 +168,15 @@ class WorkerPool:
                 raise answer[0] from RuntimeError(f"in a data worker:\n{answer[1]}")
             yield answer
 
-    def _collect(self, reader: Reader, step: int) -> None:
+    def _collect(self, reader: Reader, steps: Iterator[int]) -> None:
         """Keep every worker busy with the step after the one it hands over."""
         try:
-            for number, connection in enumerate(self._connections):
+            for connection in self._connections:
                 connection.send(reader)
-                connection.send(step + number)
-            for following, connection in zip(
-                itertools.count(step + len(self._connections)), itertools.cycle(self._connections)
-            ):
+                connection.send(next(steps))
+            for connection in itertools.cycle(self._connections):
                 answer = connection.recv()
-                connection.send(following)
+                connection.send(next(steps))
                 if not self._put(answer):
                     return
         except (EOFError, OSError) as error:
@@ -261,17 +259,18 @@ class SampleLoader:
         self._bad_indices: set[int] = set()
         self._account = None if account is None else DataReport(account)
 
-    def iterate_from(self, step: int) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, Batch) for this step and all that follow, without end."""
+    def iterate_from(self, step: int, takes: Callable[[int], bool] | None = None) -> Iterator[tuple[int, Batch]]:
+        """Yield (step, Batch) for this step and all that follow, without end; only those that takes(step) wants."""
         attempts = max(self.bad_sample_limit, 16)
         reader = Reader(self.source, self.transform, self.order, self.seed, self._slots, attempts)
         ledger = _Ledger(self._account, self.order, step, rank=self._rank, world_size=self._world_size)
         if self._account is not None:
             self._account.data(self.source, rank=self._rank, world_size=self._world_size)
-        pool = WorkerPool(reader, self.workers, self.workers * self.prefetch, step) if self.workers else None
+        steps, wanted = (filter(takes or (lambda step: True), itertools.count(step)) for _ in range(2))
+        pool = WorkerPool(reader, self.workers, self.workers * self.prefetch, wanted) if self.workers else None
         try:
-            ready = pool if pool is not None else map(reader.load, itertools.count(step))
-            for current, loaded in zip(itertools.count(step), ready):
+            ready = pool if pool is not None else map(reader.load, wanted)
+            for current, loaded in zip(steps, ready):
                 ledger.add(current, loaded)
                 yield current, self._accept(loaded)
         finally:

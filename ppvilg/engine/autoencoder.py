@@ -29,18 +29,19 @@ class AutoencoderStage:
             vae.initialize_shortcut(self._first_pictures(1024))
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        order = BatchOrder(self.transform.buckets_of(self.training.sizes), self.config.batch_size, self.recipe.seed)
+        order = BatchOrder(self.training.buckets(self.transform), self.config.batch_size, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed, distributed.rank(),
                               distributed.world_size(), self.recipe.data.bad_sample_limit, self.recipe.data.workers,
                               on_bad_sample=log_bad_sample,
-                              bad_sample_list=self.folder.parent / f"bad_samples_vae_{distributed.rank()}.jsonl")
+                              bad_sample_list=self.folder.parent / f"bad_samples_vae_{distributed.rank()}.jsonl",
+                              account=self.folder.parent / f"data_report_vae_{distributed.rank()}.jsonl")
         for _, batch in loader.iterate_from(first_step):
             yield batch
 
     def _first_pictures(self, count: int) -> np.ndarray:
         """At least `count` training pictures of one shape, float32 (N, 3, H, W): the same ones whenever asked."""
-        buckets = self.transform.buckets_of(self.training.sizes)
-        commonest = np.bincount(buckets).argmax()
+        buckets = self.training.buckets(self.transform)
+        commonest = buckets.numbers[int(np.argmax(buckets.counts))]
         order = BatchOrder(buckets, 32, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
                               bad_sample_limit=self.recipe.data.bad_sample_limit)
@@ -112,7 +113,7 @@ class AutoencoderStage:
 
     @paddle.no_grad()
     def _latent_deviation(self, count: int = 512) -> float:
-        order = BatchOrder(self.transform.buckets_of(self.training.sizes), 32, self.recipe.seed)
+        order = BatchOrder(self.training.buckets(self.transform), 32, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
                               bad_sample_limit=self.recipe.data.bad_sample_limit)
         total, squares, number = 0.0, 0.0, 0
