@@ -27,6 +27,7 @@ ALLOWED = {
     "_registration": set(),
     "_runtime": set(),
     "_versions": set(),
+    "supervise": set(),
 }
 ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")})
 

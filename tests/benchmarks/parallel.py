@@ -1,13 +1,15 @@
 """Every form of parallelism against one process, and checkpoints carried from one to another.
 
-    python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume]
+    python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume] [--launcher]
 
 forms: stages base and experts of a tiny model on four gloo ranks laid out as data 4, sharding 4, data 2 x sharding 2
 and expert 2 x data 2, each against one process with the same batches; prints the largest relative difference of the
 losses of every step, the largest difference of any final weight, and the bytes that gradients took inside and between
-groups.
+groups. Experts start from the one process's base, so that the stages are compared each for itself.
 resume: a checkpoint of expert 2 x data 2 from the middle of stage experts goes on in one process, on data 2 and on
 expert 2 x data 2 again; prints how far each end is from never having stopped (the last must be equal bit for bit).
+
+Ranks are forked from one process that has imported the libraries; --launcher starts paddle.distributed.launch instead.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +50,14 @@ def load_tiny():
 class World:
     """The tiny world in a folder, and runs of tools/train.py in it."""
 
-    def __init__(self, folder: Path, steps: int):
-        self.tiny, self.folder = load_tiny(), folder
+    def __init__(self, folder: Path, steps: int, launcher: bool = False):
+        self.tiny, self.folder, self.launcher = load_tiny(), folder, launcher
         data = self.tiny.write_world(folder / "world")
         self.recipe = self.tiny.write_recipe(folder / "world" / "recipe.yml")
         self.settings = [*SETTINGS, f"data.train={data[0]}", f"data.validation={data[1]}"]
         for stage in STAGES:
             every = {"steps": steps, "batch_size": 8, "log_every": 1, "checkpoint_every": max(1, steps // 2),
-                     "decay": "constant", "epsilon": 1e-3, "keep_checkpoints": 9}
+                     "decay": "constant", "epsilon": 1e-3, "learning_rate": 5e-4, "keep_checkpoints": 9}
             self.settings += [f"train.{stage}.{key}={value}" for key, value in every.items()]
 
     def run(self, name: str, axes: dict | None = None, *settings: str) -> Path:
@@ -59,21 +65,76 @@ class World:
         output, axes = self.folder / name, axes or {}
         ranks = int(np.prod(list(axes.values()) or [1]))
         options = [*self.settings, f"output={output}", *(f"distributed.{k}={v}" for k, v in axes.items()), *settings]
+        arguments = ["-c", str(self.recipe), *(part for option in options for part in ("-o", option))]
+        started = time.monotonic()
+        codes = self._launch(output, ranks, arguments) if self.launcher else self._fork(output, ranks, arguments)
+        if any(codes):
+            raise RuntimeError(f"{name} ended with {codes}; see {output}*.log")
+        print(f"  ({name}: {time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+        return output
+
+    def _launch(self, output: Path, ranks: int, arguments: list[str]) -> list[int]:
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", f"{output}-ranks"]
-        command = [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tools" / "train.py"), "-c",
-                   str(self.recipe), *(part for option in options for part in ("-o", option))]
+        command = [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tools" / "train.py"), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
         with open(f"{output}.log", "a") as log:
-            done = subprocess.run(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
-        if done.returncode:
-            raise RuntimeError(f"{name} ended with {done.returncode}; see {output}.log and {output}-ranks")
-        return output
+            return [subprocess.run(command, stdout=log, stderr=log, env=environment, cwd=self.folder).returncode]
+
+    def _fork(self, output: Path, ranks: int, arguments: list[str]) -> list[int]:
+        endpoints = [f"127.0.0.1:{port}" for port in free_ports(ranks)]
+        processes = [fork_rank(rank, endpoints, f"{output}-{rank}.log", arguments) for rank in range(ranks)]
+        left, codes = set(processes), []
+        while left:
+            process, status = os.wait()
+            left.discard(process)
+            codes.append(os.waitstatus_to_exitcode(status))
+            if codes[-1]:  # as the launcher does: one that failed ends all
+                for other in left:
+                    os.kill(other, signal.SIGKILL)
+        return codes
 
     def begin_from(self, name: str, source: Path, *parts: str) -> None:
         """Make `<folder>/<name>` of parts of another output."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         for part in parts:
             shutil.copytree(source / part, self.folder / name / part)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def fork_rank(rank: int, endpoints: list[str], log: str, arguments: list[str]) -> int:
+    """Process id of tools/train.py as one rank, with the environment that the launcher would give it."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.environ.update(PADDLE_TRAINER_ID=str(rank), PADDLE_TRAINERS_NUM=str(len(endpoints)),
+                          PADDLE_CURRENT_ENDPOINT=endpoints[rank], PADDLE_TRAINER_ENDPOINTS=",".join(endpoints),
+                          PADDLE_MASTER=endpoints[0])
+        sys.argv = ["train.py", *arguments]
+        load_tiny().load_tool("train").main()
+        code = 0
+    except SystemExit as left:
+        print(left, file=sys.stderr)
+        code = left.code if isinstance(left.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def losses(output: Path, stage: str) -> dict[int, float]:
@@ -128,7 +189,7 @@ def compare_forms(world: World) -> bool:
     for form, axes in FORMS.items():
         name = form.replace(" ", "")
         world.begin_from(name, single, "vae", "cache", "tokenizer", "checkpoints/vae")
-        output = world.run(name, axes)
+        output = world.run(name, axes, f"train.experts.start={single}/base")
         for stage in STAGES:
             ours, theirs = losses(output, stage), losses(single, stage)
             assert ours.keys() == theirs.keys(), (form, stage, sorted(ours.keys() ^ theirs.keys()))
@@ -147,13 +208,16 @@ def compare_resumes(world: World, steps: int) -> bool:
     whole = world.folder / "expert2xdata2"
     if not whole.is_dir():
         whole = world.run(whole.name, form)
+        start = f"train.experts.start={whole}/base"
+    else:
+        start = f"train.experts.start={world.folder}/one/base"
     world.begin_from("half", whole, *parts)
-    half = world.run("half", form, f"train.experts.steps={steps // 2}")
+    half = world.run("half", form, start, f"train.experts.steps={steps // 2}")
     print("checkpoint of expert 2 x data 2 goes on as ...")
     for name, axes in {"one process": {}, "data 2": {"data": 2}, "expert 2 x data 2": form}.items():
         place = f"half-{name.replace(' ', '')}"
         world.begin_from(place, half, *parts, "checkpoints/experts")
-        output = world.run(place, axes)
+        output = world.run(place, axes, start)
         difference, equal = weight_difference(output, whole, "experts"), same_bits(output, whole, "experts")
         print(f"  {name:<20} largest difference of a weight {difference:.1e}, bit for bit: {equal}", flush=True)
         good &= equal if axes == form else difference <= 1e-5
@@ -165,11 +229,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--folder", type=Path, help="where to run; a temporary folder if not given")
     parser.add_argument("--only", choices=("forms", "resume"))
+    parser.add_argument("--launcher", action="store_true", help="start ranks with paddle.distributed.launch")
     arguments = parser.parse_args()
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="parallel-"))
+    folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="parallel-"))).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"error: {folder} is not empty; choose another folder")
-    world = World(folder, arguments.steps)
+    sys.path.insert(0, str(ROOT))
+    if not arguments.launcher:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        import paddlenlp.transformers  # noqa: F401
+        import ppdiffusers  # noqa: F401
+        import visualdl  # noqa: F401
+    world = World(folder, arguments.steps, arguments.launcher)
     print(f"{arguments.steps} steps of base and experts; outputs and logs in {folder}", flush=True)
     good = arguments.only == "resume" or compare_forms(world)
     good = (arguments.only == "forms" or compare_resumes(world, arguments.steps)) and good
