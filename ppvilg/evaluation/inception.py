@@ -11,12 +11,13 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import is_zipfile
 
 import numpy as np
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
+
+from .torch_file import read_torch_weights
 
 INPUT_SIZE = 299  # pixels
 UNUSED = ("fc.", "AuxLogits.")
@@ -215,11 +216,7 @@ def read_weights(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
         from safetensors.numpy import load_file
 
         return load_file(str(path))
-    from ppdiffusers.utils.load_utils import is_torch_available, torch_load
-
-    if not is_zipfile(path) and not is_torch_available():
-        raise ValueError(f"{path} is in PyTorch's old format: install torch as well, or convert it to safetensors")
-    return {name: np.asarray(value) for name, value in torch_load(str(path)).items()}
+    return read_torch_weights(path)
 
 
 def weights_sha256(layer: nn.Layer) -> str:
