@@ -1,4 +1,4 @@
-"""Draw pictures of prompts with a pipeline folder or a model of the zoo.
+"""Draw pictures of prompts with a pipeline folder, a model of the zoo, or an export bundle (tools/export.py).
 
 python tools/infer.py -m emoji64 --prompt 蓝色背景上的一辆红色出租车 --prompt 三只企鹅 --seed 7
 """
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line -> arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="emoji64", help="pipeline folder or zoo name (%(default)s)")
+    parser.add_argument("-m", "--model", default="emoji64", help="folder or zoo name (%(default)s)")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompt-file", type=Path, help="one prompt per line, UTF-8")
     parser.add_argument("--style", help="for example 水彩; the message for an unknown one lists all")
@@ -32,6 +32,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="start from this picture")
     parser.add_argument("--mask-image", type=Path, help="repaint --image where this is white")
     parser.add_argument("--strength", type=float, help="how far --image is taken back to noise, 0 to 1")
+    parser.add_argument("--backend", help="of an export bundle: cpu, onednn, gpu, tensorrt (onednn)")
+    parser.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
     parser.add_argument("--output", type=Path, default=Path("output/infer"), help="folder for the PNGs (%(default)s)")
     arguments = parser.parse_args(argv)
     arguments.prompts = list(arguments.prompt)
@@ -48,6 +50,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def load(arguments: argparse.Namespace):
+    """The pipeline of either kind of folder."""
+    from ppvilg.deploy import is_bundle
+    from ppvilg.pipelines import ErnieViLG2Pipeline
+
+    resident = arguments.max_resident_experts
+    if is_bundle(arguments.model):
+        return ErnieViLG2Pipeline.from_exported(arguments.model, arguments.backend or "onednn", resident)
+    if arguments.backend:
+        raise ValueError(f"--backend is for export bundles, which {arguments.model} is not: export it first")
+    return ErnieViLG2Pipeline.from_pretrained(arguments.model, max_resident_experts=resident)
+
+
 def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
     """Pictures in the order of the prompts, and the metadata of each."""
     from paddlenlp.utils.log import logger
@@ -55,11 +70,11 @@ def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
 
     import ppvilg
     from ppvilg._runtime import prepare_cpu
-    from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
+    from ppvilg.pipelines import build_scheduler
 
     prepare_cpu()
     logger.set_level("WARNING")  # it tells the story of every file it opens
-    pipeline = ErnieViLG2Pipeline.from_pretrained(arguments.model)
+    pipeline = load(arguments)
     if arguments.scheduler:
         pipeline.scheduler = build_scheduler(arguments.scheduler, pipeline.scheduler.config)
     steps, scale = arguments.steps, arguments.guidance_scale
@@ -72,6 +87,7 @@ def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
     }
     about = {
         "model": arguments.model,
+        "backend": arguments.backend,
         "scheduler": type(pipeline.scheduler).__name__,
         "ppvilg": ppvilg.__version__,
         "image": arguments.image,

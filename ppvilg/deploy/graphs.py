@@ -16,6 +16,7 @@ from ppvilg.models import use_tile_upsampling
 from ppvilg.models.unet import expert_folder_name
 
 from .manifest import GRAPH, WEIGHTS, Part, Port, stored
+from .weights import stored_weights
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,14 @@ def autoencoder_plans(vae: nn.Layer) -> list[Plan]:
     ]
 
 
-def write_part(plan: Plan, folder: Path) -> Part:
-    """Writes folder/<part>/inference.json and .pdiparams."""
+def write_part(plan: Plan, folder: Path, weights: str = "float32") -> Part:
+    """Writes folder/<part>/inference.json and .pdiparams, with weights stored as `weights`."""
     place = folder / plan.name
     place.mkdir()
     plan.layer.eval()
     specs = [InputSpec(port.shape, port.dtype, port.name) for port in plan.inputs]
     traced = paddle.jit.to_static(plan.layer, input_spec=specs, full_graph=True)
-    with paddle.no_grad():
+    nbytes = sum(parameter.size * parameter.element_size() for parameter in plan.layer.parameters())
+    with paddle.no_grad(), stored_weights(plan.layer, weights):
         paddle.jit.save(traced, str((place / GRAPH).with_suffix("")))
-    weights = sum(parameter.size * parameter.element_size() for parameter in plan.layer.parameters())
-    return Part({name: stored(place / name) for name in (GRAPH, WEIGHTS)}, plan.inputs, plan.outputs, weights)
+    return Part({name: stored(place / name) for name in (GRAPH, WEIGHTS)}, plan.inputs, plan.outputs, nbytes)

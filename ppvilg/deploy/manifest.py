@@ -77,6 +77,23 @@ class Manifest:
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         (folder / FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
+    def report(self) -> str:
+        """What was measured, for people: one line per part, one column per back end."""
+        lines = [f"{'max error / std':20}" + "".join(f"{backend:>12}" for backend in self.proof)]
+        for name in self.parts:
+            errors = [measured["parts"][name]["max_error"] for measured in self.proof.values()]
+            lines.append(f"{name:20}" + "".join(f"{error:12.2e}" for error in errors))
+        for backend, measured in self.proof.items():
+            about = ", ".join(f"{key} {_short(value)}" for key, value in measured["trajectory"].items())
+            lines.append(f"trajectory, {backend}: {about}")
+        size = sum(file.bytes for part in self.parts.values() for file in part.files.values())
+        lines.append(f"weights stored as {self.weights}, {size / 2**20:.1f} MiB in {len(self.parts)} parts")
+        return "\n".join(lines)
+
+
+def _short(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
     """The manifest of a bundle.

@@ -78,13 +78,9 @@ def _default_threads() -> int:
 def readable_program_version() -> int:
     """Version of the graph format that the installed Paddle writes; Paddle itself loads newer ones without a word."""
 
-    class Identity(nn.Layer):
-        def forward(self, x):
-            return x + 1
-
     with tempfile.TemporaryDirectory() as folder:
-        spec = [paddle.static.InputSpec([-1], "float32", "x")]
-        layer = paddle.jit.to_static(Identity(), input_spec=spec, full_graph=True)
+        spec = [paddle.static.InputSpec([-1, 1], "float32", "x")]
+        layer = paddle.jit.to_static(nn.Linear(1, 1), input_spec=spec, full_graph=True)
         paddle.jit.save(layer, str(Path(folder, GRAPH).with_suffix("")))
         return program_version(Path(folder, GRAPH))
 
@@ -285,10 +281,13 @@ def exported_unet(
 def exported_components(
     folder: str | os.PathLike,
     backend: str = "onednn",
-    experts: Sequence[int] | None = None,
+    unet: MoDEUNet2DConditionModel | None = None,
     threads: int | None = None,
 ) -> dict:
-    """Arguments of ErnieViLG2Pipeline from a bundle; errors as `load_exported_expert`."""
+    """Arguments of ErnieViLG2Pipeline from a bundle; errors as `load_exported_expert`.
+
+    unet: the bundle's experts, if they were loaded already (None: all of them are loaded here).
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     check_readable(manifest, folder)
@@ -305,7 +304,7 @@ def exported_components(
         ),
         "text_encoder": ExportedTextEncoder(part("text_encoder"), manifest.components["text_encoder"]),
         "tokenizer": ErnieTokenizer.from_pretrained(str(folder / "tokenizer")),
-        "unet": exported_unet(folder, backend, experts, threads),
+        "unet": exported_unet(folder, backend, threads=threads) if unet is None else unet,
         "scheduler": _load_scheduler(folder / "scheduler"),
         **manifest.pipeline,
     }

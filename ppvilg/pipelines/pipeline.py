@@ -116,6 +116,26 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
+    def from_exported(
+        cls,
+        folder: str | os.PathLike,
+        backend: str = "onednn",
+        max_resident_experts: int | None = None,
+        threads: int | None = None,
+    ) -> ErnieViLG2Pipeline:
+        """The same pipeline over the static graphs of an export bundle (tools/export.py), hashes verified.
+
+        backend: "cpu", "onednn", "gpu" or "tensorrt", one that the bundle was proven on. max_resident_experts: as in
+        `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
+        FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
+        """
+        deploy = importlib.import_module("ppvilg.deploy")  # by name: it builds on this room
+        unet = None
+        if max_resident_experts is not None:
+            unet = deploy.resident_exported_unet(folder, max_resident_experts, backend, threads)
+        return cls(**deploy.exported_components(folder, backend, unet, threads))
+
+    @classmethod
     def from_published(
         cls,
         ernie: str | os.PathLike = "ernie-3.0-base-zh",
