@@ -44,10 +44,11 @@ def _variance_of_mean(values: np.ndarray, strata: Sequence[int] | None) -> tuple
     """(squared standard error of the mean, degrees of freedom)."""
     count = len(values)
     if strata is not None:
-        groups = [values[np.asarray(strata) == stratum] for stratum in sorted(set(strata))]
-        if all(len(group) > 1 for group in groups):
-            variance = sum(len(group) * group.var(ddof=1) for group in groups) / count**2
-            return float(variance), count - len(groups)
+        _, numbers, sizes = np.unique(np.asarray(strata), return_inverse=True, return_counts=True)
+        if sizes.min() > 1:
+            centred = values - (np.bincount(numbers, values) / sizes)[numbers]
+            within = np.bincount(numbers, centred**2) / (sizes - 1)  # variance of each class
+            return float((sizes * within).sum() / count**2), count - len(sizes)
     return float(values.var(ddof=1) / count), count - 1
 
 

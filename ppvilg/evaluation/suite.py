@@ -43,6 +43,10 @@ class SuiteClasses(NamedTuple):
 
 SUITES = {
     "objects": SuiteClasses("ppvilg.evaluation.objects", "ObjectsRecipe", "ObjectsSuite"),
+    "vilg300": SuiteClasses("ppvilg.evaluation.vilg300", "ViLG300Recipe", "ViLG300Suite"),
+    "ablation": SuiteClasses("ppvilg.evaluation.ablation", "AblationRecipe", "AblationSuite"),
+    "fid": SuiteClasses("ppvilg.evaluation.fid", "FidRecipe", "FidSuite"),
+    "clipscore": SuiteClasses("ppvilg.evaluation.clip_score", "ClipScoreRecipe", "ClipScoreSuite"),
     "side_by_side": SuiteClasses("ppvilg.evaluation.side_by_side", "SideBySideRecipe", "SideBySideSuite"),
 }
 

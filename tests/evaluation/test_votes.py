@@ -23,7 +23,7 @@ simulation = runpy.run_path(str(HERE.parents[1] / "benchmarks" / "preference_cov
 def make_key(count: int) -> dict:
     sides = [("first", "second"), ("second", "first")]
     pairs = [
-        {"id": f"p{i:04d}", "prompt": f"第{i}句", "class": ("颜色", "计数")[i % 2], "A": sides[i % 2][0], "B": sides[i % 2][1]}
+        {"id": f"p{i:04d}", "prompt": f"第{i}句", "class": world["CLASSES"][i % 2], **dict(zip("AB", sides[i % 2]))}
         for i in range(count)
     ]
     return {"study": "abc", "pairs": pairs}
@@ -54,7 +54,7 @@ def test_treating_votes_as_independent_would_not_cover():
 
 def test_more_voters_of_the_same_mind_make_nothing_surer():
     units = [{"a": "first"}, {"a": "second"}, {"a": "first"}, {"a": "tie"}, {"a": "first"}, {"a": "second"}]
-    crowd = [{name: unit["a"] for name in "abcde"} for unit in units]
+    crowd = [dict.fromkeys("abcde", unit["a"]) for unit in units]
     assert rates(units)["score"] == rates(crowd)["score"]
     assert rates(crowd)["votes"] == 30
 
@@ -102,7 +102,8 @@ def test_rates_by_hand():
     key = make_key(4)
 
     def votes(voter, outcomes):
-        return [Vote(voter, f"p{i:04d}", "alignment", outcome, "left", 2.0) for i, outcome in enumerate(outcomes)]
+        sides = {"first": "left", "second": "left", "tie": "tie"}
+        return [Vote(voter, f"p{i:04d}", "alignment", o, sides[o], 2.0) for i, o in enumerate(outcomes)]
 
     result = summarize(votes("甲", ["first", "tie", "second", "first"]) + votes("乙", ["first", "first"]), key)
     entry = result["criteria"]["alignment"]
@@ -135,8 +136,8 @@ def study(tmp_path):
 def test_report_of_simulated_voters_finds_the_preference(study, tmp_path):
     run, key, votes = study
     rng = np.random.default_rng(0)
+    draw = {"alignment": (0.8, 0.1, 0.1), "fidelity": (0.1, 0.1, 0.8)}
     for voter in range(5):
-        draw = {"alignment": (0.8, 0.1, 0.1), "fidelity": (0.1, 0.1, 0.8)}
         world["write_votes"](
             votes, key, f"v{voter}", lambda _, criterion: rng.choice(("first", "tie", "second"), p=draw[criterion])
         )

@@ -1,0 +1,385 @@
+"""The "ablation" suite: what knowledge and experts each bring, at equal training compute (paper section 4.4).
+
+One base denoiser is trained without either, or given. Every arm continues it for the same number of optimizer steps of
+the same batch size, on the same samples in the same order for the same seed: one denoiser with knowledge (none, text,
+vision, both), or n experts that share the steps. Then every arm draws the same held-out prompts from the same noise at
+several guidance scales; the detector tells the alignment, and its features the FID to real scenes of the same prompts.
+
+base/                      the training run of the base
+arms/<arm>/seed_<k>/       the training run of an arm; trained.json when it is finished
+pictures/<arm>/seed_<k>/scale_<g>/   in GenEval's layout
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING, OmegaConf
+from tqdm import tqdm
+
+from ppvilg.data.captions import held_out_prompts
+from ppvilg.data.render import render
+
+from .ablation_report import markdown, write_report
+from .ablation_tables import table_of
+from .detector import Detector, detector_sha256
+from .distribution import Moments, check_features, frechet_distance
+from .drawing import Painter, picture_seed
+from .features import DetectorFeatures
+from .judging import CRITERIA, judge
+from .layout import read_json, write_whole
+from .objects import scene_of
+from .protocol import about, file_sha256, open_output, write_results
+
+KNOWLEDGE = {"none": (False, False), "text": (True, False), "vision": (False, True), "both": (True, True)}
+TRAINED, LOG = "trained.json", "log.txt"
+SHARED = ("base", "tokenizer", "vae")  # of the base's run, copied into each arm's
+NEEDED = SHARED[:2]  # a published autoencoder is no part of the run
+ALIGNMENTS = ("all", "criteria")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model: knowledge is "none", "text", "vision" or "both"."""
+
+    knowledge: str
+    experts: int
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        return f"knowledge_{self.knowledge}_experts_{self.experts:02d}"
+
+    def overrides(self) -> list[str]:
+        """What it sets in a training recipe."""
+        text, vision = ("true" if on else "false" for on in KNOWLEDGE[self.knowledge])
+        parts = ("loss", "completion", "replacement")
+        switches = [f"knowledge.text.enabled={text}", *(f"knowledge.vision.{part}.enabled={vision}" for part in parts)]
+        return [*switches, f"model.num_experts={self.experts}"]
+
+
+@dataclass
+class AblationRecipe:
+    """Everything an ablation depends on."""
+
+    suite: str = "ablation"
+    output: str = MISSING
+    training: str = "configs/emoji64.yml"  # recipe of the data, the networks and the stages
+    train_tool: str = "tools/train.py"
+    overrides: list[str] = field(default_factory=list)  # of the training recipe, for the base and for every arm
+    base: str | None = None  # finished run whose base, tokenizer and vae are used; None: one is trained
+    base_steps: int = 2000
+    steps: int = 500  # of every arm
+    train_text_encoder: bool = True  # in every arm alike; marks are new words that must be learned
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    knowledge: list[str] = field(default_factory=lambda: list(KNOWLEDGE))  # with one denoiser
+    experts: list[int] = field(default_factory=lambda: [1, 2, 5, 10])
+    experts_knowledge: str = "none"  # of the arms with several experts
+    guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 5.0])
+    prompts: dict[str, int] = field(default_factory=lambda: {"single": 120, "pair": 100, "count": 100})
+    num_inference_steps: int = 15
+    scheduler: str | None = None  # None: the model's own
+    reference_pictures: int = 3200
+    alignment: str = "all"  # "all" the prompt asks for, or "criteria": mean over the single demands
+    detector: str | None = None
+    picture_seed: int = 0
+    batch_size: int = 32
+    parallel: int = 1  # arms that are trained and drawn at once, with one thread each
+    only: str | None = None  # one job, <arm>/seed_<k>, without a report; how the jobs are started
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in (*self.knowledge, self.experts_knowledge) if name not in KNOWLEDGE]
+        if unknown:
+            raise ValueError(f"knowledge: {', '.join(unknown)} is none of {', '.join(KNOWLEDGE)}")
+        for name in ("seeds", "guidance_scales"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or min(values) < 0:
+                raise ValueError(f"{name}={values}: needs different numbers from 0")
+        if not self.experts or min(self.experts) < 1:
+            raise ValueError(f"experts={self.experts}: needs numbers from 1")
+        for name in ("base_steps", "steps", "num_inference_steps", "batch_size", "parallel"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        unknown = [kind for kind in self.prompts if kind not in CRITERIA]
+        if unknown or not any(self.prompts.values()) or min(self.prompts.values()) < 0:
+            raise ValueError(f"prompts={dict(self.prompts)}: use how many of {', '.join(CRITERIA)}")
+        if self.reference_pictures < 2:
+            raise ValueError(f"reference_pictures={self.reference_pictures} must be at least 2")
+        if self.alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment={self.alignment!r} is not one of {', '.join(ALIGNMENTS)}")
+
+    @property
+    def families(self) -> dict[str, list[Arm]]:
+        """The arms of each question; the first of a family is what the others are compared with."""
+        return {
+            "knowledge": [Arm(name, 1) for name in self.knowledge],
+            "experts": [Arm(self.experts_knowledge, count) for count in self.experts],
+        }
+
+    @property
+    def arms(self) -> list[Arm]:
+        """All arms, each once."""
+        return list(dict.fromkeys(arm for arms in self.families.values() for arm in arms))
+
+
+class AblationSuite:
+    """Trains base and arms, draws, measures, reports; run again to go on after a stop."""
+
+    def __init__(self, recipe: AblationRecipe):
+        for name in ("training", "train_tool"):
+            place = getattr(recipe, name)
+            if not Path(place).is_file():
+                raise FileNotFoundError(f"{name}: no file at {place}; run this from the project's folder")
+        self.recipe = recipe
+        self.output = open_output(recipe.output, recipe.suite)
+        self.base = Path(recipe.base) if recipe.base else self.output / "base"
+        kinds = ((kind, recipe.prompts.get(kind, 0)) for kind in CRITERIA)
+        self.prompts = [prompt for kind, count in kinds if count for prompt in held_out_prompts(kind, count)]
+
+    def run(self) -> dict:
+        """Everything that is missing, then results.json and report.html; with `only`, one arm and seed."""
+        if self.recipe.only:
+            return self._run_job(self.recipe.only)
+        self._check_base()
+        self._run_jobs()
+        measured = self._measure()
+        families = {name: table_of(arms, measured, self.recipe) for name, arms in self.recipe.families.items()}
+        hashes = {"base": read_json(self._note_of_base())["hash"], "detector": detector_sha256(self.recipe.detector)}
+        samples = {"steps_per_arm": self.recipe.steps, "prompts": len(self.prompts)}
+        report = {**about("ablation", self.recipe, hashes), **samples, "cells": measured, "results": families}
+        write_results(self.output, report)
+        write_report(self.output, report)
+        return report
+
+    def summary(self, report: dict) -> str:
+        """The tables of both families."""
+        return markdown(report) if "results" in report else f"trained and drawn: {report['job']}"
+
+    # ---- jobs: base, then every arm and seed in a process of its own ----
+
+    def _run_jobs(self) -> None:
+        if not self.recipe.base and not self._is_trained(self.base, self._base_settings()):
+            self._start("base")
+        self._note_base()
+        pairs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
+        jobs = [f"{arm.name}/seed_{seed}" for arm, seed in pairs if not self._is_complete(arm, seed)]
+        with ThreadPoolExecutor(self.recipe.parallel) as pool:
+            futures = [pool.submit(self._start, job) for job in jobs]
+            try:
+                for future in tqdm(as_completed(futures), "arms", len(jobs), unit="arm", postfix=str(self.output)):
+                    future.result()
+            finally:
+                for future in futures:  # what has not begun, when one failed
+                    future.cancel()
+
+    def _start(self, job: str) -> None:
+        """Run one job in a process; ValueError with the place of its log when it fails."""
+        logs = self.output / "logs"
+        logs.mkdir(exist_ok=True)
+        recipe = logs / f"{job.replace('/', '_')}.yml"
+        write_whole(recipe, OmegaConf.to_yaml(OmegaConf.create(asdict(replace(self.recipe, only=job)))))
+        log, command = recipe.with_suffix(".log"), [sys.executable, "-m", "ppvilg.evaluation", "-c", str(recipe)]
+        code = run_process(command, log, self.recipe.parallel > 1)
+        if code:
+            raise ValueError(f"{job} ended with code {code}: {log} says why; the other arms are kept, run this again")
+
+    def _run_job(self, job: str) -> dict:
+        if job == "base":
+            self._train_base()
+            return {"job": job}
+        arms = {f"{arm.name}/seed_{seed}": (arm, seed) for arm in self.recipe.arms for seed in self.recipe.seeds}
+        if job not in arms:
+            raise ValueError(f"only={job!r} is not one of {', '.join(arms)}")
+        self._train_arm(*arms[job])
+        self._draw(*arms[job])
+        return {"job": job}
+
+    def _is_trained(self, folder: Path, settings: dict) -> bool:
+        """Whether a training run is finished; ValueError when it was another one."""
+        note = folder / TRAINED
+        if not note.is_file():
+            return False
+        different = [key for key, value in settings.items() if read_json(note).get(key) != value]
+        if different:
+            raise ValueError(f"{folder} was trained with another {' and '.join(different)}; choose another output")
+        return True
+
+    def _is_complete(self, arm: Arm, seed: int) -> bool:
+        """Trained, and every picture drawn."""
+        if not self._is_trained(self._arm_folder(arm, seed), self._arm_settings(arm, seed)):
+            return False
+        places = [self._pictures_folder(arm, seed, scale) for scale in self.recipe.guidance_scales]
+        return all(len(list(place.glob("*/samples/*.png"))) == len(self.prompts) for place in places)
+
+    # ---- training ----
+
+    def _note_of_base(self) -> Path:
+        return self.output / "base.json"
+
+    def _check_base(self) -> None:
+        """A given base must be whole."""
+        missing = [name for name in NEEDED if not (self.base / name).is_dir()]
+        if self.recipe.base and missing:
+            raise ValueError(f"base={self.base} lacks {', '.join(missing)}: give the output of a finished training run")
+
+    def _note_base(self) -> None:
+        """Write down which base the arms start from; ValueError when earlier ones started from another."""
+        note, found = self._note_of_base(), {"hash": folder_hash(self.base)}
+        if note.is_file() and read_json(note)["hash"] != found["hash"]:
+            raise ValueError(f"{self.output} holds arms of another base; choose another output")
+        write_whole(note, json.dumps(found) + "\n")
+
+    def _base_settings(self) -> dict:
+        stages = [f"train.base.steps={self.recipe.base_steps}", "train.experts.steps=0"]
+        return self._settings([*Arm("none", 1).overrides(), *stages])
+
+    def _arm_settings(self, arm: Arm, seed: int) -> dict:
+        stages = ["train.vae.steps=0", "train.base.steps=0", f"train.experts.steps={self.recipe.steps}"]
+        encoder = f"train.experts.train_text_encoder={str(self.recipe.train_text_encoder).lower()}"
+        own = self._settings([*arm.overrides(), *stages, encoder, f"seed={seed}"])
+        return {"base": read_json(self._note_of_base())["hash"], **own}
+
+    def _settings(self, own: Sequence[str]) -> dict:
+        """What a training run depends on: the text of its recipe, and overrides, of which the last wins."""
+        content = Path(self.recipe.training).read_text(encoding="utf-8")
+        return {"overrides": [*self.recipe.overrides, *own], "training": content}
+
+    def _train_base(self) -> None:
+        settings = self._base_settings()
+        if not self._is_trained(self.base, settings):
+            self._train(self.base, settings)
+
+    def _train_arm(self, arm: Arm, seed: int) -> None:
+        folder, settings = self._arm_folder(arm, seed), self._arm_settings(arm, seed)
+        if self._is_trained(folder, settings):
+            return
+        for name in SHARED:
+            if (self.base / name).is_dir() and not (folder / name).is_dir():
+                copy_whole(self.base / name, folder / name)
+        for cached in sorted(self.base.glob("cache/*")):
+            if cached.is_dir() and not cached.name.startswith(".") and not (folder / "cache" / cached.name).is_dir():
+                copy_whole(cached, folder / "cache" / cached.name, link=True)
+        self._train(folder, settings)
+        for finished in (folder / "checkpoints", folder / "cache"):  # large, and the pipeline is there
+            shutil.rmtree(finished, ignore_errors=True)
+
+    def _arm_folder(self, arm: Arm, seed: int) -> Path:
+        return self.output / "arms" / arm.name / f"seed_{seed}"
+
+    def _train(self, folder: Path, settings: dict) -> None:
+        options = [part for each in (*settings["overrides"], f"output={folder}") for part in ("-o", each)]
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, self.recipe.train_tool, "-c", self.recipe.training, *options]
+        code = run_process(command, folder / LOG, False)
+        if code:
+            lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise ValueError(f"training ended with code {code}, see {folder / LOG}: {lines[-1] if lines else ''}")
+        write_whole(folder / TRAINED, json.dumps(settings, ensure_ascii=False, indent=1) + "\n")
+
+    # ---- drawing and measuring ----
+
+    def _painter(self, arm: Arm, seed: int) -> Painter:
+        recipe = self.recipe
+        settings = (recipe.num_inference_steps, 1.0, recipe.scheduler, recipe.picture_seed, recipe.batch_size)
+        return Painter(self._arm_folder(arm, seed) / "experts", *settings)
+
+    def _draw(self, arm: Arm, seed: int) -> dict[float, Any]:
+        """Folder of pictures per guidance scale."""
+        painter, folders = self._painter(arm, seed), {}
+        for scale in self.recipe.guidance_scales:
+            place, name = self._pictures_folder(arm, seed, scale), f"{arm.name} seed {seed} scale {scale:g}"
+            folders[scale] = painter.at_guidance(scale).draw(place, self.prompts, description=name)
+        return folders
+
+    def _pictures_folder(self, arm: Arm, seed: int, scale: float) -> Path:
+        return self.output / "pictures" / arm.name / f"seed_{seed}" / f"scale_{scale:g}"
+
+    def _measure(self) -> list[dict]:
+        """One line per arm, seed and scale: FID to real scenes, and both alignments, in percent."""
+        detector, network = Detector.load(self.recipe.detector), DetectorFeatures(self.recipe.detector)
+        reference = Moments.of(features_of(network, self._real_scenes()))
+        lines = []
+        jobs = [(arm, seed) for arm in self.recipe.arms for seed in self.recipe.seeds]
+        for arm, seed in tqdm(jobs, desc="measure", unit="arm"):
+            for scale, folder in self._draw(arm, seed).items():
+                pictures = [folder.read(*key) for key in folder.all()]
+                verdicts = [judge(prompt, found) for prompt, found in zip(self.prompts, detector.detect(pictures))]
+                single = [np.mean([v for k, v in verdict.criteria.items() if k != "all"]) for verdict in verdicts]
+                lines.append(
+                    {
+                        **asdict(arm),
+                        "seed": seed,
+                        "guidance_scale": scale,
+                        "fid": frechet_distance(Moments.of(features_of(network, pictures)), reference),
+                        "all": 100 * float(np.mean([verdict.right for verdict in verdicts])),
+                        "criteria": 100 * float(np.mean(single)),
+                    }
+                )
+        return lines
+
+    def _real_scenes(self) -> list:
+        """Renders of scenes that the prompts describe, each prompt as often as the others."""
+        count = self.recipe.reference_pictures
+        rngs = [np.random.default_rng(picture_seed(self.recipe.picture_seed + 1, i, 0)) for i in range(count)]
+        return [render(scene_of(self.prompts[i % len(self.prompts)], rng))[0] for i, rng in enumerate(rngs)]
+
+
+def features_of(network: Any, pictures: Sequence, batch_size: int = 64) -> np.ndarray:
+    """Features (N, D) of pictures of any shapes, in their order."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for i, picture in enumerate(pictures):
+        sizes.setdefault(picture.size, []).append(i)
+    rows: list = [None] * len(pictures)
+    for members in sizes.values():
+        for start in range(0, len(members), batch_size):
+            part = members[start : start + batch_size]
+            for i, row in zip(part, network(np.stack([np.asarray(pictures[i]) for i in part]))):
+                rows[i] = row
+    return check_features(np.stack(rows))
+
+
+def folder_hash(base: Path) -> str:
+    """SHA-256 over the files that arms take from a base."""
+    digest = hashlib.sha256()
+    for name in SHARED:
+        for path in sorted(path for path in (base / name).rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(base).as_posix()}\n{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def copy_whole(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a folder, or link its files, so that it appears under its name only when it is whole."""
+    partial = target.with_name(f".{target.name}.copy")
+    shutil.rmtree(partial, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link = link and source.stat().st_dev == target.parent.stat().st_dev
+    shutil.copytree(source, partial, copy_function=os.link if link else shutil.copy2)
+    partial.rename(target)
+
+
+def run_process(command: Sequence[str], log: Path, one_thread: bool) -> int:
+    """Exit code of a process whose words go to `log`; it knows this package, installed or not."""
+    package = str(Path(__file__).resolve().parents[2])
+    known = os.environ.get("PYTHONPATH")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, known)))}
+    if one_thread:
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with open(log, "a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise

@@ -1,0 +1,104 @@
+"""FID-against-alignment curves over guidance scales, as the paper draws them, and the tables below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .layout import write_whole
+from .protocol import REPORT
+from .report import Report, _svg
+
+COLOURS = ("#888a85", "#3465a4", "#f57900", "#73d216", "#75507b", "#cc0000")
+MARKERS = "osD^vP"
+ALIGNMENT = {"all": "prompts with everything right, %", "criteria": "demands of the prompts met, %"}
+
+
+def label(family: str, entry: dict) -> str:
+    """Name of an arm within its family."""
+    if family == "knowledge":
+        return f"{entry['knowledge']} knowledge" if entry["knowledge"] in ("none", "both") else entry["knowledge"]
+    return "1 expert" if entry["experts"] == 1 else f"{entry['experts']} experts"
+
+
+def value(entry: dict, digits: int = 2) -> str:
+    """`3.10 (2.95 to 3.25)`; without an interval where there was one seed."""
+    mean = f"{entry['mean']:.{digits}f}"
+    if entry["interval"] is None:
+        return mean
+    low, high = (f"{bound:.{digits}f}" for bound in entry["interval"])
+    return f"{mean} ({low} to {high})"
+
+
+def header(report: dict) -> list[str]:
+    """Names of the columns of `rows`."""
+    alignment = ALIGNMENT[report["protocol"]["alignment"]]
+    return ["arm", "FID", alignment, "FID, difference to the first", f"{alignment}, difference to the first"]
+
+
+def rows(report: dict, family: str) -> list[list[str]]:
+    """One line per arm: means over seeds and guidance scales, and paired differences, with 95 % intervals."""
+    alignment, lines = report["protocol"]["alignment"], []
+    for i, entry in enumerate(report["results"][family]):
+        level, change = entry["mean_over_scales"], entry["difference_to_first"]
+        differences = [value(change["fid"]), value(change[alignment])] if i else ["", ""]
+        lines.append([label(family, entry), value(level["fid"]), value(level[alignment]), *differences])
+    return lines
+
+
+def markdown(report: dict) -> str:
+    """Both tables."""
+    parts = []
+    for family in report["results"]:
+        lines = [header(report), ["---"] * 5, *rows(report, family)]
+        parts.append(family + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def curves(report: dict) -> Any:
+    """A panel per family: each arm's mean over seeds, a point per guidance scale; small points are seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    alignment = report["protocol"]["alignment"]
+    for axes, (family, entries) in zip(figure.subplots(1, len(report["results"])), report["results"].items()):
+        for entry, colour, marker in zip(entries, COLOURS, MARKERS):
+            points = [(point[alignment]["mean"], point["fid"]["mean"]) for point in entry["curve"]]
+            axes.plot(*zip(*points), color=colour, marker=marker, markersize=6, label=label(family, entry))
+            for point in entry["curve"]:
+                seeds = point[alignment]["values"], point["fid"]["values"]
+                axes.scatter(*seeds, color=colour, marker=marker, s=9, alpha=0.45, linewidths=0)
+        first = entries[0]["curve"]
+        for point in first:
+            place = point[alignment]["mean"], point["fid"]["mean"]
+            axes.annotate(f"{point['guidance_scale']:g}", place, (5, 5), textcoords="offset points", fontsize=8)
+        axes.set_xlabel(ALIGNMENT[alignment])
+        axes.set_ylabel("FID")
+        axes.set_title(family.capitalize())
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def write_report(output: Path, report: dict) -> None:
+    """curves.svg, ablation.md and report.html."""
+    figure = curves(report)
+    write_whole(output / "curves.svg", _svg(figure))
+    write_whole(output / "ablation.md", markdown(report) + "\n")
+    page = Report("Ablation: knowledge and experts at equal training compute")
+    seeds, steps = len(report["protocol"]["seeds"]), report["steps_per_arm"]
+    page.paragraph(
+        f"Every arm continues one base for {steps} steps of one batch size, with {seeds} seeds. Below and to the right "
+        "is better. Numbers beside the points of the first arm are guidance scales; small points are single seeds."
+    )
+    page.plot(figure)
+    page.paragraph(
+        "Means over guidance scales and seeds; 95 % intervals by Student's t over seeds. Differences are paired by "
+        "seed: arms of one seed saw the same samples and draw from the same noise."
+    )
+    for family in report["results"]:
+        page.heading(family.capitalize())
+        page.table(header(report), rows(report, family))
+    page.heading("Protocol")
+    page.data({key: report[key] for key in ("protocol", "versions", "hashes")})
+    page.write(output / REPORT)

@@ -1,0 +1,163 @@
+"""The ablation: arms from one base by tiny training runs in this process, stopped and gone on; tables by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ppvilg.evaluation import ablation
+from ppvilg.evaluation.ablation_tables import student_interval, table_of
+from ppvilg.evaluation.suite import open_suite
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "evaluation" / "ablation.yml"
+tiny = runpy.run_path(str(ROOT / "tests" / "engine" / "tiny.py"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(data and recipe) of a world of coloured squares."""
+    folder = tmp_path_factory.mktemp("world")
+    training, validation = tiny["write_world"](folder)
+    return training, validation, tiny["write_recipe"](folder / "recipe.yml")
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Commands that would have become processes, run in this one; `stop_at` makes the n-th training fail."""
+    from ppvilg.config import load_config
+
+    started = SimpleNamespace(commands=[], stop_at=None, trainings=[])
+    train = tiny["load_tool"]("train")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # jobs run in threads here, which may not handle signals
+
+    def run(command, log, one_thread):
+        started.commands.append(list(command))
+        if "ppvilg.evaluation" in command:
+            try:
+                open_suite(command[command.index("-c") + 1]).run()
+            except ValueError as error:
+                Path(log).write_text(f"error: {error}\n", encoding="utf-8")
+                return 1
+            return 0
+        started.trainings.append(list(command))
+        if started.stop_at == len(started.trainings):
+            Path(log).write_text("stopped on purpose\n", encoding="utf-8")
+            return 143
+        overrides = [word for flag, word in zip(command, command[1:]) if flag == "-o"]
+        train.train(load_config(command[3], overrides))
+        return 0
+
+    monkeypatch.setattr(ablation, "run_process", run)
+    return started
+
+
+def overrides(world, output, **others) -> list[str]:
+    small = dict(
+        training=world[2],
+        train_tool=ROOT / "tools" / "train.py",
+        base_steps=4,
+        steps=4,
+        seeds="[0,1]",
+        knowledge="[none,both]",
+        experts="[1,2]",
+        guidance_scales="[1.0,3.0]",
+        prompts="{single: 4, pair: 3, count: 3}",
+        num_inference_steps=2,
+        reference_pictures=40,
+        overrides=f"[data.train={world[0]},data.validation={world[1]},train.vae.steps=2,train.vae.ema_every=1]",
+    )
+    return [f"{key}={value}" for key, value in {**small, "output": output, **others}.items()]
+
+
+def test_arms_from_one_base(world, processes, tmp_path):
+    """Stopped in its third training and run again: every arm once, on the same steps; then nothing is left to do."""
+    processes.stop_at = 3
+    options = overrides(world, tmp_path)
+    with pytest.raises(ValueError, match=re.escape("ended with code 1: ")):
+        open_suite(CONFIG, options).run()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pictures/**/samples/*.png")}
+    assert len(kept) in (20, 40)  # the first arm, and the third if it had begun
+    report = open_suite(CONFIG, options).run()
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    folders = [next(w for w in command if w.startswith("output=")) for command in processes.trainings]
+    assert len(folders) == 8 and len(set(folders)) == 7  # a base, three arms of two seeds, and the one that was stopped
+
+    assert len(report["cells"]) == 3 * 2 * 2
+    for cell in report["cells"]:
+        assert np.isfinite(cell["fid"]) and cell["fid"] > 0 and 0 <= cell["all"] <= cell["criteria"] <= 100
+    assert [entry["knowledge"] for entry in report["results"]["knowledge"]] == ["none", "both"]
+    assert [entry["experts"] for entry in report["results"]["experts"]] == [1, 2]
+    assert report["results"]["knowledge"][0] == report["results"]["experts"][0]  # the same arm, trained once
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and "2 experts" in page and "both knowledge" in page
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["cells"] == report["cells"]
+
+    settings = {}
+    for note in tmp_path.glob("arms/*/*/trained.json"):
+        text = " ".join(json.loads(note.read_text(encoding="utf-8"))["overrides"])
+        settings[note.parent.relative_to(tmp_path / "arms").as_posix()] = text
+        assert "train.experts.steps=4" in text and "train.base.steps=0" in text
+        assert not (note.parent / "checkpoints").exists() and (note.parent / "experts" / "model_index.json").is_file()
+    both = settings["knowledge_both_experts_01/seed_1"]
+    assert "knowledge.text.enabled=true" in both and "knowledge.vision.loss.enabled=true" in both and "seed=1" in both
+    index = tmp_path / "arms" / "knowledge_none_experts_02" / "seed_0" / "experts" / "unet" / "config.json"
+    assert json.loads(index.read_text(encoding="utf-8"))["num_experts"] == 2
+
+    processes.commands.clear()
+    assert open_suite(CONFIG, options).run()["cells"] == report["cells"] and not processes.commands
+    for change, message in (
+        ({"steps": 5}, "was trained with another overrides"),
+        ({"base_steps": 5}, "was trained with another overrides"),
+        ({"num_inference_steps": 3}, "holds pictures of another protocol"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_suite(CONFIG, overrides(world, tmp_path, **change)).run()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"knowledge": "[none,all]"}, "knowledge: all is none of none, text, vision, both"),
+        ({"seeds": "[0,0]"}, "seeds=[0, 0]: needs different numbers"),
+        ({"experts": "[0]"}, "experts=[0]: needs numbers from 1"),
+        ({"alignment": "taste"}, "alignment='taste' is not one of all, criteria"),
+        ({"parallel": 0}, "parallel=0 must be at least 1"),
+        ({"prompts": "{single: 0}"}, "use how many of single, pair, count"),
+        ({"only": "knowledge_all/seed_0"}, "is not one of knowledge_none_experts_01/seed_0"),
+        ({"base": "nowhere"}, "base=nowhere lacks base, tokenizer"),
+    ],
+)
+def test_mistakes_in_the_recipe(world, tmp_path, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        open_suite(CONFIG, overrides(world, tmp_path, **change)).run()
+
+
+def test_recipe_of_another_place(world, tmp_path):
+    with pytest.raises(FileNotFoundError, match="training: no file at nowhere.yml; run this from the project's folder"):
+        open_suite(CONFIG, overrides(world, tmp_path, training="nowhere.yml"))
+
+
+def test_tables_by_hand():
+    arms = [ablation.Arm("none", 1), ablation.Arm("both", 1)]
+    recipe = SimpleNamespace(seeds=[0, 1], guidance_scales=[1.0, 2.0])
+    numbers = {("none", 0): (10, 8), ("none", 1): (12, 6), ("both", 0): (7, 7), ("both", 1): (9, 5)}
+    cells = [
+        {"knowledge": name, "experts": 1, "seed": seed, "guidance_scale": scale, "fid": fid, "all": fid, "criteria": 0}
+        for (name, seed), values in numbers.items()
+        for scale, fid in zip(recipe.guidance_scales, values)
+    ]
+    none, both = table_of(arms, cells, recipe)
+    assert [point["fid"]["mean"] for point in both["curve"]] == [8, 6]
+    assert none["mean_over_scales"]["fid"]["values"] == [9, 9] and both["mean_over_scales"]["fid"]["mean"] == 7
+    assert both["difference_to_first"]["fid"] == {"mean": -2.0, "interval": [-2.0, -2.0], "values": [-2.0, -2.0]}
+    assert student_interval([1.0]) is None
+    low, high = student_interval([1.0, 2.0, 3.0])  # 2 +- 4.303 / sqrt(3)
+    assert (low, high) == pytest.approx((-0.4841, 4.4841), abs=1e-4)
