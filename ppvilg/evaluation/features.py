@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import paddle
@@ -41,25 +42,31 @@ class Pictures:
 
     def __init__(self, path: str | os.PathLike, count: int | None = None) -> None:
         self.path = str(path)
-        self.names, self._read = self._list(Path(path))
+        self.names, self._read, self._fingerprint = self._list(Path(path))
         if not self.names:
             raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)})")
         if count is not None and len(self.names) != count:
             raise ValueError(f"{path} holds {len(self.names)} pictures, the protocol asks for {count}")
 
-    def _list(self, path: Path) -> tuple[list[str], Callable[[int], Image.Image]]:
+    def _list(self, path: Path) -> tuple[list[str], Callable[[int], Image.Image], str]:
         if not path.is_dir() and path.suffix != ".tar" and "{" not in str(path):
             raise FileNotFoundError(f"{path} is neither a folder of pictures nor a .tar of samples")
         if not path.is_dir() or any(path.glob("*.tar")):
             source = open_source(path)
             if source.bad:
                 raise ValueError(f"{path}: {len(source.bad)} samples cannot be used, the first: {source.bad[0]}")
-            return source.keys, lambda i: source.read(i).image
+            return list(source.keys), lambda i: source.read(i).image, source.fingerprint()
         pattern = "*/samples/*" if (path / METADATA).is_file() else "**/*"
         files = sorted(each for each in path.glob(pattern) if each.suffix.lower() in PICTURES and each.is_file())
         files = [each for each in files if not each.name.startswith(".")]
         names = [each.relative_to(path).as_posix() for each in files]
-        return names, lambda i: decode_image(files[i].read_bytes(), source=str(files[i]))
+        sizes = [[name, each.stat().st_size] for name, each in zip(names, files)]
+        fingerprint = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+        return names, lambda i: decode_image(files[i].read_bytes(), source=str(files[i])), fingerprint
+
+    def protocol(self) -> dict:
+        """How many pictures, and a hash of their names and the lengths of their files."""
+        return {"count": len(self), "names_sha256": self._fingerprint}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,13 +106,12 @@ class Preparation:
         """One picture, cut and resized."""
         if self.size is None or image.size == tuple(self.size):
             return image
-        box = (0, 0, *image.size)
         if self.crop == "centre":
             scale = min(image.width / self.size[0], image.height / self.size[1])
-            width, height = self.size[0] * scale, self.size[1] * scale
-            left, top = (image.width - width) / 2, (image.height - height) / 2
-            box = (left, top, left + width, top + height)
-        return image.resize(tuple(self.size), FILTERS[self.resize], box=box)
+            width, height = (max(1, round(side * scale)) for side in self.size)
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        return image.resize(tuple(self.size), FILTERS[self.resize])
 
 
 # ---- networks ----
@@ -257,7 +263,7 @@ def extract(
 class Statistics:
     """What is known of a set of pictures, with how it was measured; `features` (N, D) are None where only moments are.
 
-    protocol: {"count", "size", "resize", "crop", "network", "network_sha256", "pictures_sha256"}.
+    protocol: {"count", "size", "resize", "crop", "network", "network_sha256", ...}.
     """
 
     moments: Moments
@@ -275,7 +281,7 @@ class Statistics:
     ) -> Statistics:
         """Measured on pictures."""
         features, sha256 = extract(pictures, preparation, network, batch_size, description)
-        protocol = {"count": len(pictures), **feature_protocol(preparation, network), "pictures_sha256": sha256}
+        protocol = {**pictures.protocol(), **feature_protocol(preparation, network), "pictures_sha256": sha256}
         return cls(Moments.of(features), protocol, features)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -293,7 +299,7 @@ class Statistics:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{path} is not readable as .npz ({error})") from error

@@ -1,0 +1,305 @@
+"""The "fid" suite: how near generated pictures are, as a set, to a reference; one row per guidance scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from ppvilg.data import BadSample
+
+from .distribution import METRICS, compare, neighbour_distances, squared_distances
+from .drawing import Painter
+from .features import FILTERS, NETWORKS, Pictures, Preparation, Statistics, build_network, extract, feature_protocol
+from .layout import PROTOCOL, read_json
+from .prompts import choose_prompts, read_prompts
+from .protocol import REPORT, about, file_sha256, open_output, write_results
+from .report import Report
+
+KEPT = "reference.npz"
+NUMBERS = ("fid", "kid", "precision", "recall", "density", "coverage")
+SHOWN = 48  # pictures of a kind in the report
+
+
+@dataclass
+class FidRecipe:
+    """Everything the numbers depend on."""
+
+    suite: str = "fid"
+    output: str = MISSING
+    # Reference: a folder of pictures, shards, or a statistics file (.npz) with its protocol inside.
+    reference: str = MISSING
+    reference_count: int | None = None  # None: as many as there are
+    # Generated: drawn by a model, or pictures that exist already.
+    model: str = "emoji64"  # pipeline folder or zoo name
+    pictures: str | None = None  # a folder of pictures or shards; then nothing is drawn
+    count: int = 5000
+    prompts: str | None = None  # .txt, .jsonl, COCO .json or samples; None: captions of the reference's samples
+    language: str = "zh"  # of the captions of samples
+    prompt_seed: int = 0
+    draw_size: list[int] | None = None  # width, height; None: those of the prompts, else the model's own
+    guidance_scales: list[Any] | None = None  # one row each; a number or one per expert; None: the model's own
+    num_inference_steps: int | None = None  # None: the model's own
+    scheduler: str | None = None  # None: the model's own
+    seed: int = 0
+    batch_size: int = 16
+    # Features.
+    size: list[int] | None = None  # width, height that pictures are brought to; None: as they are
+    resize: str = "bicubic"
+    crop: str = "centre"
+    network: str = "detector"
+    weights: str | None = None
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # network=paddle only
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # network=paddle only
+    feature_batch_size: int = 64
+    # Numbers.
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    nearest_k: int = 5
+    groups: int = 20  # of the jackknife; 0: no intervals
+
+    def __post_init__(self) -> None:
+        for name, known in (("metrics", METRICS), ("network", NETWORKS), ("resize", FILTERS)):
+            given = getattr(self, name)
+            unknown = [each for each in ([given] if isinstance(given, str) else given) if each not in known]
+            if unknown or not given:
+                raise ValueError(f"{name}={given}: use {', '.join(known)}")
+        for name in ("count", "kid_subset_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 2")
+        for name in ("batch_size", "feature_batch_size", "kid_subsets", "nearest_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.groups == 1 or self.groups < 0:
+            raise ValueError(f"groups={self.groups} must be 0 (no intervals) or at least 2")
+        if "kid" in self.metrics and self.kid_subset_size > self.count:
+            raise ValueError(f"kid_subset_size={self.kid_subset_size} is more than the count={self.count} pictures")
+        if self.draw_size is not None and (len(self.draw_size) != 2 or min(self.draw_size) < 1):
+            raise ValueError(f"draw_size={self.draw_size} must be [width, height] in pixels, or null")
+        if self.guidance_scales is not None and (self.pictures is not None or not self.guidance_scales):
+            raise ValueError("guidance_scales is a list for a model that draws; leave it out with pictures=")
+
+
+class FidSuite:
+    """One evaluation: reference statistics, then for each guidance scale pictures, features and numbers."""
+
+    def __init__(self, recipe: FidRecipe):
+        self.recipe = recipe
+        self.preparation = Preparation(tuple(recipe.size) if recipe.size else None, recipe.resize, recipe.crop)
+        self.network = build_network(recipe.network, recipe.weights, recipe.mean, recipe.std)
+        self.given = self._open_reference()
+        if recipe.pictures is None:
+            settings = (recipe.num_inference_steps, None, recipe.scheduler, recipe.seed, recipe.batch_size)
+            self.painter = Painter(recipe.model, *settings)
+            self.prompts = self._choose_prompts()
+        else:
+            self.painter, self.pictures = None, Pictures(recipe.pictures, recipe.count)
+        self.output = open_output(recipe.output, "fid")
+        self.kept = self._open_kept()
+
+    def _open_reference(self) -> Statistics | Pictures:
+        """The reference, its number of pictures and its protocol checked before anything is drawn."""
+        recipe = self.recipe
+        if not recipe.reference.endswith(".npz"):
+            return Pictures(recipe.reference, recipe.reference_count)
+        statistics = Statistics.load(recipe.reference)
+        wanted = feature_protocol(self.preparation, self.network)
+        if recipe.reference_count is not None:
+            wanted = {"count": recipe.reference_count, **wanted}
+        statistics.require(wanted, recipe.reference)
+        if statistics.features is None and set(recipe.metrics) != {"fid"}:
+            raise ValueError(f"{recipe.reference} holds no features, only mean and covariance: use metrics=[fid]")
+        return statistics
+
+    def _choose_prompts(self) -> list[dict]:
+        recipe = self.recipe
+        if recipe.prompts is None and recipe.reference.endswith(".npz"):
+            raise ValueError("prompts= must be given when the reference is a statistics file")
+        prompts = read_prompts(recipe.prompts or recipe.reference, recipe.language)
+        prompts = choose_prompts(prompts, recipe.count, recipe.prompt_seed)
+        if recipe.draw_size is None:
+            return prompts
+        width, height = recipe.draw_size
+        return [{**prompt, "width": width, "height": height} for prompt in prompts]
+
+    def _open_kept(self) -> Statistics | None:
+        """What an earlier run measured on the same reference, or ValueError when it was another one."""
+        path = self.output / KEPT
+        if isinstance(self.given, Statistics) or not path.is_file():
+            return None
+        kept = Statistics.load(path)
+        kept.require({**self.given.protocol(), **feature_protocol(self.preparation, self.network)}, str(path))
+        return kept
+
+    def run(self) -> dict:
+        """Draw, measure and write everything; returns what results.json holds."""
+        rows, generated = [], None
+        reference = self._measure_reference()
+        scales = [None] if self.recipe.pictures is not None else self._scales()
+        for scale in scales:
+            pictures, protocol = self._pictures(scale)
+            generated = self._measure(pictures, f"features {scale if scale is not None else ''}".strip())
+            rows.append({"guidance_scale": scale, "generated": protocol, **self._compare(generated, reference)})
+        head = about("fid", self.recipe, self._hashes(reference))
+        report = {**head, "reference": reference.protocol, "results": rows}
+        write_results(self.output, report)
+        self._write_page(report, generated, reference, pictures)
+        return report
+
+    def _scales(self) -> list[Any]:
+        return self.recipe.guidance_scales or [self.painter.guidance_scale]
+
+    def _measure_reference(self) -> Statistics:
+        """Given, or measured once and kept as reference.npz in the output."""
+        if isinstance(self.given, Statistics):
+            return self.given
+        if self.kept is None:
+            arguments = (self.preparation, self.network, self.recipe.feature_batch_size, "reference")
+            self.kept = Statistics.of(self.given, *arguments)
+            self.kept.save(self.output / KEPT)
+        return self.kept
+
+    def _pictures(self, scale: Any) -> tuple[Pictures, dict]:
+        """Generated pictures of one guidance scale, and their protocol as far as it is known."""
+        if self.recipe.pictures is not None:
+            path = Path(self.recipe.pictures) / PROTOCOL
+            return self.pictures, read_json(path) if path.is_file() else {"source": "pictures"}
+        painter = self.painter.at_guidance(scale)
+        folder = self.output / "pictures" / f"guidance_{scale_name(scale)}"
+        painter.draw(folder, self.prompts, description=f"guidance {scale_name(scale)}")
+        return Pictures(folder, self.recipe.count), painter.protocol()
+
+    def _measure(self, pictures: Pictures, description: str) -> np.ndarray:
+        arguments = (pictures, self.preparation, self.network, self.recipe.feature_batch_size, description)
+        try:
+            return extract(*arguments)[0]
+        except BadSample as error:
+            hint = "" if self.painter is None else "; remove it to have it drawn again"
+            raise ValueError(f"{error}{hint}") from error
+
+    def _compare(self, generated: np.ndarray, reference: Statistics) -> dict:
+        recipe = self.recipe
+        features = reference.moments if reference.features is None else reference.features
+        settings = (recipe.metrics, recipe.kid_subsets, recipe.kid_subset_size, recipe.nearest_k, recipe.groups)
+        return compare(generated, features, *settings)
+
+    def _hashes(self, reference: Statistics) -> dict:
+        statistics = file_sha256(self.recipe.reference) if isinstance(self.given, Statistics) else None
+        return {
+            "model": self.painter.sha256 if self.painter else None,
+            "network": self.network.sha256,
+            "reference_pictures": reference.protocol.get("pictures_sha256"),
+            "reference_file": statistics,
+        }
+
+    def summary(self, report: dict) -> str:
+        """One row per guidance scale."""
+        names = [name for name in NUMBERS if name in report["results"][0]]
+        lines = ["| guidance | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+        for row in report["results"]:
+            cells = [scale_name(row["guidance_scale"]), *(describe(row[name]) for name in names)]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    # ---- report.html ----
+
+    def _write_page(self, report: dict, generated: np.ndarray, reference: Statistics, pictures: Pictures) -> None:
+        page = Report(f"fid: {self.recipe.pictures or self.recipe.model}")
+        names = [name for name in NUMBERS if name in report["results"][0]]
+        rows = [
+            [scale_name(row["guidance_scale"]), *(describe(row[name]) for name in names)] for row in report["results"]
+        ]
+        page.table(["guidance", *names], rows)
+        page.paragraph(
+            f"{self.recipe.count} generated pictures against {reference.protocol['count']}; in brackets 95 % intervals"
+            " for other pictures of the same model. FID falls as the number of pictures grows: compare equal ones."
+        )
+        if len(rows) > 1:
+            page.plot(sweep_figure(report["results"]), "Over guidance scales.")
+        page.heading("Generated")
+        page.pictures([self.preparation(pictures[i]) for i in range(min(SHOWN, len(pictures)))])
+        features = reference.features
+        if features is not None:
+            page.plot(scatter_figure(features, generated), "First two principal components of the reference.")
+            self._write_extremes(page, features, generated, pictures)
+        page.heading("Protocol")
+        page.data({key: report[key] for key in ("protocol", "reference", "versions", "hashes")})
+        page.write(self.output / REPORT)
+
+    def _write_extremes(self, page: Report, reference: np.ndarray, generated: np.ndarray, pictures: Pictures) -> None:
+        """Generated pictures least like any of the reference, and of the reference those least like any generated."""
+        reference, generated = reference.astype(np.float64), generated.astype(np.float64)
+        nearest_to_generated, nearest_to_reference = np.full(len(generated), np.inf), np.empty(len(reference))
+        for start in range(0, len(reference), 1024):
+            distances = squared_distances(reference[start : start + 1024], generated)
+            nearest_to_reference[start : start + 1024] = distances.min(axis=1)
+            nearest_to_generated = np.minimum(nearest_to_generated, distances.min(axis=0))
+        page.heading("Generated, farthest from the reference")
+        worst = np.argsort(-nearest_to_generated)[: SHOWN // 2]
+        page.pictures([self.preparation(pictures[i]) for i in worst], [pictures.names[i] for i in worst])
+        if isinstance(self.given, Pictures):
+            radii = neighbour_distances(reference, min(self.recipe.nearest_k, len(reference) - 1))
+            missed = np.argsort(-(nearest_to_reference / np.maximum(radii, 1e-12)))[: SHOWN // 2]
+            page.heading("Reference, farthest from anything generated")
+            page.pictures([self.preparation(self.given[i]) for i in missed], [self.given.names[i] for i in missed])
+
+
+def scale_name(scale: Any) -> str:
+    """A guidance scale as it is written in tables and names of folders: 3.0, or 2.0-3.0 for one per expert."""
+    if scale is None:
+        return "given"
+    return "-".join(f"{float(each):g}" for each in (scale if isinstance(scale, Sequence) else [scale]))
+
+
+def describe(entry: dict) -> str:
+    """12.34 [12.01, 12.67]"""
+    digits = 3 if abs(entry["value"]) < 10 else 2
+    if abs(entry["value"]) < 0.1:
+        digits = 5
+    text = f"{entry['value']:.{digits}f}"
+    if entry["interval"] is None:
+        return text
+    low, high = entry["interval"]
+    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def sweep_figure(rows: Sequence[dict]) -> Any:
+    """FID over guidance, and recall over precision where both are known."""
+    from matplotlib.figure import Figure
+
+    panels = [name for name in ("fid", "kid") if name in rows[0]] + (["recall"] if "recall" in rows[0] else [])
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    labels = [scale_name(row["guidance_scale"]) for row in rows]
+    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        if name == "recall":
+            axes.plot(*([row[key]["value"] for row in rows] for key in ("precision", "recall")), marker="o")
+            for row, label in zip(rows, labels):
+                axes.annotate(label, (row["precision"]["value"], row["recall"]["value"]))
+            axes.set(xlabel="precision", ylabel="recall")
+            continue
+        values = np.array([row[name]["value"] for row in rows])
+        bounds = np.array([row[name]["interval"] or [row[name]["value"]] * 2 for row in rows])
+        axes.errorbar(range(len(rows)), values, yerr=np.abs(bounds.T - values), marker="o", capsize=3)
+        axes.set(xlabel="guidance scale", ylabel=name.upper(), xticks=range(len(rows)), xticklabels=labels)
+    return figure
+
+
+def scatter_figure(reference: np.ndarray, generated: np.ndarray, most: int = 1500) -> Any:
+    """Both sets over the two directions in which the reference varies most."""
+    from matplotlib.figure import Figure
+
+    mean = reference.mean(axis=0)
+    directions = np.linalg.eigh(np.cov(reference.astype(np.float64), rowvar=False))[1][:, :-3:-1]  # (D, 2)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for features, label, colour in ((reference, "reference", "#888888"), (generated, "generated", "#d62728")):
+        x, y = ((features[:most] - mean) @ directions).T
+        axes.scatter(x, y, s=4, alpha=0.5, label=label, color=colour, linewidths=0, rasterized=True)
+    axes.legend(markerscale=3)
+    axes.set(xlabel="first component", ylabel="second component")
+    return figure
