@@ -1,8 +1,8 @@
 """Training: recipe -> components, the loop, checkpoints, ranks, monitor."""
-from . import distributed, stopping
+from . import distributed, experts, stopping
 from .checkpoint import CheckpointError, CheckpointStore
 from .run import PipelineHooks, Run
 from .trainer import Trainer, learning_rate_at
 
-__all__ = ["CheckpointError", "CheckpointStore", "PipelineHooks", "Run", "Trainer", "distributed", "learning_rate_at",
-           "stopping"]
+__all__ = ["CheckpointError", "CheckpointStore", "PipelineHooks", "Run", "Trainer", "distributed", "experts",
+           "learning_rate_at", "stopping"]

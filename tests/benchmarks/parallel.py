@@ -2,10 +2,10 @@
 
     python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume] [--launcher]
 
-forms: stages base and experts of a tiny model on four gloo ranks laid out as data 4, sharding 4, data 2 x sharding 2
-and expert 2 x data 2, each against one process with the same batches; prints the largest relative difference of the
-losses of every step, the largest difference of any final weight, and the bytes that gradients took inside and between
-groups. Experts start from the one process's base, so that the stages are compared each for itself.
+forms: a tiny model on four gloo ranks, stage base laid out as data 4, sharding 4 and data 2 x sharding 2, stage experts
+as expert 2 x data 2 (from the one process's base), each against one process with the same batches; prints the largest
+relative difference of the losses of every step, the largest difference of any final weight, and the bytes that
+gradients took inside groups and between them.
 resume: a checkpoint of expert 2 x data 2 from the middle of stage experts goes on in one process, on data 2 and on
 expert 2 x data 2 again; prints how far each end is from never having stopped (the last must be equal bit for bit).
 
@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMS = {"data 4": {"data": 4}, "sharding 4": {"sharding": 4}, "data 2 x sharding 2": {"data": 2, "sharding": 2},
          "expert 2 x data 2": {"expert": 2, "data": 2}}
 STAGES = ("base", "experts")
+BASE_ONLY = ("train.experts.steps=0", "train.experts.warmup_steps=0")
+EXPERTS_ONLY = ("train.base.steps=0", "train.base.warmup_steps=0")
 # Nothing random inside the networks, and Adam's sign-like first steps made smooth.
 SETTINGS = ["model.num_experts=4", "model.text_encoder.config.hidden_dropout_prob=0.0",
             "model.text_encoder.config.attention_probs_dropout_prob=0.0", "train.vae.steps=4", "train.vae.batch_size=8"]
@@ -52,6 +54,12 @@ class World:
 
     def __init__(self, folder: Path, steps: int, launcher: bool = False):
         self.tiny, self.folder, self.launcher = load_tiny(), folder, launcher
+        sys.path.insert(0, str(ROOT))
+        if not launcher:
+            os.environ["OMP_NUM_THREADS"] = "1"
+            import paddlenlp.transformers  # noqa: F401
+            import ppdiffusers  # noqa: F401
+            import visualdl  # noqa: F401
         data = self.tiny.write_world(folder / "world")
         self.recipe = self.tiny.write_recipe(folder / "world" / "recipe.yml")
         self.settings = [*SETTINGS, f"data.train={data[0]}", f"data.validation={data[1]}"]
@@ -63,9 +71,7 @@ class World:
     def run(self, name: str, axes: dict | None = None, *settings: str) -> Path:
         """Train into `<folder>/<name>`, on as many ranks as the axes need."""
         output, axes = self.folder / name, axes or {}
-        ranks = int(np.prod(list(axes.values()) or [1]))
-        options = [*self.settings, f"output={output}", *(f"distributed.{k}={v}" for k, v in axes.items()), *settings]
-        arguments = ["-c", str(self.recipe), *(part for option in options for part in ("-o", option))]
+        ranks, arguments = int(np.prod(list(axes.values()) or [1])), self.arguments(output, axes, *settings)
         started = time.monotonic()
         codes = self._launch(output, ranks, arguments) if self.launcher else self._fork(output, ranks, arguments)
         if any(codes):
@@ -73,22 +79,38 @@ class World:
         print(f"  ({name}: {time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
         return output
 
-    def _launch(self, output: Path, ranks: int, arguments: list[str]) -> list[int]:
+    def arguments(self, output: Path, axes: dict, *settings: str) -> list[str]:
+        """Of tools/train.py."""
+        options = [*self.settings, f"output={output}", *(f"distributed.{k}={v}" for k, v in axes.items()), *settings]
+        return ["-c", str(self.recipe), *(part for option in options for part in ("-o", option))]
+
+    def command(self, output: Path, ranks: int, arguments: list[str]) -> list[str]:
+        """With paddle.distributed.launch where there are several ranks."""
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", f"{output}-ranks"]
-        command = [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tools" / "train.py"), *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        return [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "tools" / "train.py"), *arguments]
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+
+    def _launch(self, output: Path, ranks: int, arguments: list[str]) -> list[int]:
         with open(f"{output}.log", "a") as log:
-            return [subprocess.run(command, stdout=log, stderr=log, env=environment, cwd=self.folder).returncode]
+            return [subprocess.run(self.command(output, ranks, arguments), stdout=log, stderr=log, cwd=self.folder,
+                                   env=self.environment()).returncode]
 
     def _fork(self, output: Path, ranks: int, arguments: list[str]) -> list[int]:
         endpoints = [f"127.0.0.1:{port}" for port in free_ports(ranks)]
-        processes = [fork_rank(rank, endpoints, f"{output}-{rank}.log", arguments) for rank in range(ranks)]
+        return self.wait_for([fork_rank(rank, endpoints, f"{output}-{rank}.log", arguments) for rank in range(ranks)])
+
+    @staticmethod
+    def wait_for(processes: list[int]) -> list[int]:
+        """Exit codes of forked ranks; as the launcher does, one that failed ends all."""
         left, codes = set(processes), []
         while left:
             process, status = os.wait()
             left.discard(process)
             codes.append(os.waitstatus_to_exitcode(status))
-            if codes[-1]:  # as the launcher does: one that failed ends all
+            if codes[-1]:
                 for other in left:
                     os.kill(other, signal.SIGKILL)
         return codes
@@ -123,7 +145,7 @@ def fork_rank(rank: int, endpoints: list[str], log: str, arguments: list[str]) -
         os.dup2(descriptor, 2)
         os.environ.update(PADDLE_TRAINER_ID=str(rank), PADDLE_TRAINERS_NUM=str(len(endpoints)),
                           PADDLE_CURRENT_ENDPOINT=endpoints[rank], PADDLE_TRAINER_ENDPOINTS=",".join(endpoints),
-                          PADDLE_MASTER=endpoints[0])
+                          PADDLE_MASTER=endpoints[0], PADDLE_DISTRI_BACKEND="gloo")
         sys.argv = ["train.py", *arguments]
         load_tiny().load_tool("train").main()
         code = 0
@@ -187,37 +209,37 @@ def compare_forms(world: World) -> bool:
     single, good = world.run("one"), True
     print(f"{'form':<22}{'stage':<9}{'losses (rel.)':>14}{'weights (abs.)':>16}{'MB inside':>11}{'between':>9}")
     for form, axes in FORMS.items():
-        name = form.replace(" ", "")
+        name, stage = form.replace(" ", ""), "experts" if "expert" in axes else "base"
         world.begin_from(name, single, "vae", "cache", "tokenizer", "checkpoints/vae")
-        output = world.run(name, axes, f"train.experts.start={single}/base")
-        for stage in STAGES:
-            ours, theirs = losses(output, stage), losses(single, stage)
-            assert ours.keys() == theirs.keys(), (form, stage, sorted(ours.keys() ^ theirs.keys()))
-            loss = max(abs(ours[step] - theirs[step]) / abs(theirs[step]) for step in ours)
-            weight = weight_difference(output, single, stage)
-            inside, between = gradient_bytes(output, stage)
-            print(f"{form:<22}{stage:<9}{loss:>14.1e}{weight:>16.1e}{inside / 1e6:>11.2f}{between:>9d}", flush=True)
-            good &= loss <= 1e-5 and weight <= 1e-5 and between == 0
+        only = BASE_ONLY if stage == "base" else (*EXPERTS_ONLY, f"train.experts.start={single}/base")
+        output = world.run(name, axes, *only)
+        ours, theirs = losses(output, stage), losses(single, stage)
+        assert ours.keys() == theirs.keys(), (form, stage, sorted(ours.keys() ^ theirs.keys()))
+        loss = max(abs(ours[step] - theirs[step]) / abs(theirs[step]) for step in ours)
+        weight = weight_difference(output, single, stage)
+        inside, between = gradient_bytes(output, stage)
+        print(f"{form:<22}{stage:<9}{loss:>14.1e}{weight:>16.1e}{inside / 1e6:>11.2f}{between:>9d}", flush=True)
+        good &= loss <= 1e-5 and weight <= 1e-5 and between == 0
     return good
 
 
 def compare_resumes(world: World, steps: int) -> bool:
     """One line per way to go on; whether all are as they should be."""
     form, good = FORMS["expert 2 x data 2"], True
-    parts = ("vae", "cache", "tokenizer", "base", "checkpoints/vae", "checkpoints/base")
-    whole = world.folder / "expert2xdata2"
+    parts = ("vae", "cache", "tokenizer", "checkpoints/vae")
+    single, whole = world.folder / "one", world.folder / "expert2xdata2"
+    start = (*EXPERTS_ONLY, f"train.experts.start={single}/base")
     if not whole.is_dir():
-        whole = world.run(whole.name, form)
-        start = f"train.experts.start={whole}/base"
-    else:
-        start = f"train.experts.start={world.folder}/one/base"
+        world.run("one")
+        world.begin_from(whole.name, single, *parts)
+        world.run(whole.name, form, *start)
     world.begin_from("half", whole, *parts)
-    half = world.run("half", form, start, f"train.experts.steps={steps // 2}")
+    half = world.run("half", form, *start, f"train.experts.steps={steps // 2}")
     print("checkpoint of expert 2 x data 2 goes on as ...")
     for name, axes in {"one process": {}, "data 2": {"data": 2}, "expert 2 x data 2": form}.items():
         place = f"half-{name.replace(' ', '')}"
         world.begin_from(place, half, *parts, "checkpoints/experts")
-        output = world.run(place, axes, start)
+        output = world.run(place, axes, *start)
         difference, equal = weight_difference(output, whole, "experts"), same_bits(output, whole, "experts")
         print(f"  {name:<20} largest difference of a weight {difference:.1e}, bit for bit: {equal}", flush=True)
         good &= equal if axes == form else difference <= 1e-5
@@ -234,12 +256,6 @@ def main() -> None:
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="parallel-"))).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"error: {folder} is not empty; choose another folder")
-    sys.path.insert(0, str(ROOT))
-    if not arguments.launcher:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        import paddlenlp.transformers  # noqa: F401
-        import ppdiffusers  # noqa: F401
-        import visualdl  # noqa: F401
     world = World(folder, arguments.steps, arguments.launcher)
     print(f"{arguments.steps} steps of base and experts; outputs and logs in {folder}", flush=True)
     good = arguments.only == "resume" or compare_forms(world)

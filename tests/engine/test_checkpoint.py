@@ -7,11 +7,19 @@ import errno
 import os
 import resource
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
-from ppvilg.engine.checkpoint import CheckpointError, CheckpointStore, claimed, hash_folder, replaced_folder
+from ppvilg.engine.checkpoint import (
+    BackgroundWriter,
+    CheckpointError,
+    CheckpointStore,
+    claimed,
+    hash_folder,
+    replaced_folder,
+)
 
 
 def objects(step: int, size: int = 8) -> dict:
@@ -146,6 +154,74 @@ def test_what_a_killed_writer_left_is_cleared_away(store):
     assert newest(store) == (1, [1.0] * 8)
     save(store, 4)
     assert sorted(os.listdir(store.root)) == ["step_00000001", "step_00000004"]
+
+
+def test_every_mth_is_kept_for_good(store):
+    store.keep, store.keep_every = 1, 10
+    save(store, 5, 10, 15, 20, 25)
+    assert [folder.name for folder in store.folders()] == ["step_00000010", "step_00000020", "step_00000025"]
+
+
+# ---- several writers
+
+
+def test_parts_of_several_ranks_are_one_checkpoint(store):
+    """Part 0 waits for the others; whoever reads takes the keys it needs."""
+    writer = BackgroundWriter()
+    first = {"net": {"a": np.zeros(3, np.float32)}, "ema": {"a": np.ones(3, np.float32)}}
+    writer.start(lambda: store.save(4, first, {"next_step": 4}, part=0, parts=3, cancelled=writer.cancelled))
+    for part, name in ((2, "c"), (1, "b")):
+        assert store.newest() == "", "not whole yet"
+        store.save(4, {"net": {name: np.full(3, part, np.float32)}}, {}, part=part, parts=3)
+    writer.wait()
+    assert sorted(os.listdir(store.root)) == ["step_00000004"] and store.newest() == "step_00000004"
+    manifest, found = store.load("step_00000004", lambda kind, key: (kind, key) in (("net", "b"), ("net", "a")))
+    assert manifest["progress"] == {"next_step": 4} and sorted(manifest["files"]) == [
+        "ema-000.safetensors", "net-000.safetensors", "net-001.safetensors", "net-002.safetensors"]
+    assert found["net"].keys() == {"a", "b"} and found["ema"] == {} and found["net"]["b"].tolist() == [1.0] * 3
+    assert store.load_newest()[1]["net"].keys() == {"a", "b", "c"}
+
+
+def test_a_part_that_never_comes_leaves_the_previous_checkpoint(store):
+    save(store, 1)
+    writer = BackgroundWriter()
+    writer.start(lambda: store.save(2, objects(2), {}, part=0, parts=2, cancelled=writer.cancelled))
+    writer.cancelled.set()
+    with pytest.raises(CheckpointError, match="part 1 of 2 was not written"):
+        writer.wait()
+    assert newest(store) == (1, [1.0] * 8)
+    store.clear_partial()
+    assert sorted(os.listdir(store.root)) == ["step_00000001"]
+
+
+# ---- beside training
+
+
+def test_a_write_in_the_background_does_not_hold_up_training():
+    going_on, writer, written = threading.Event(), BackgroundWriter(), []
+    writer.start(lambda: going_on.wait(60) and written.append("first"))
+    assert written == [], "start does not wait"
+    going_on.set()
+    writer.start(lambda: written.append("second"))  # but a second write waits for the first
+    writer.wait()
+    assert written == ["first", "second"]
+
+
+def test_what_goes_wrong_in_the_background_is_raised_once():
+    writer = BackgroundWriter()
+
+    def full():
+        raise CheckpointError("no room")
+
+    writer.start(full)
+    writer._thread.join()
+    with pytest.raises(CheckpointError, match="no room"):
+        writer.check()
+    writer.check()
+    writer.start(full)
+    with pytest.raises(CheckpointError, match="no room"):
+        writer.wait()
+    writer.wait()
 
 
 # ---- finished results

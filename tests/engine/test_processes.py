@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -68,6 +69,71 @@ def test_two_ranks_learn_what_one_does(command, make_run, finished, tmp_path):
             for name, value in single[part].items():
                 np.testing.assert_allclose(double[part][name], value, rtol=0, atol=1e-5, err_msg=f"{stage} {name}")
     assert "step/s" not in (tmp_path / "ranks" / "workerlog.1").read_text(), "progress is shown by the main rank alone"
+
+
+def test_shards_and_expert_groups_learn_what_one_process_does(command, make_run, finished, tmp_path):
+    """Four ranks: base as data 2 x sharding 2, then expert 2 x sharding 2; the checkpoint goes on in one process."""
+    forms = (*COMPARABLE, "model.num_experts=4", "train.base.learning_rate=5e-4", "train.experts.learning_rate=5e-4",
+             "train.experts.decay=constant")
+    one, four = tmp_path / "one", tmp_path / "four"
+    for output in (one, four):
+        for name in ("vae", "cache", "tokenizer", "checkpoints/vae"):
+            shutil.copytree(finished / name, output / name)
+    make_run(one, *forms).run()
+    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", "4", "--log_dir", str(tmp_path / "ranks")]
+    axes = ("distributed.expert=2", "distributed.sharding=2", f"train.experts.start={one / 'base'}")
+    with open(tmp_path / "log.txt", "w+") as log:
+        assert start([*launcher, *command(four, *forms, *axes)], log).wait() == 0, (tmp_path / "log.txt").read_text()
+
+    assert_close(four, one, "base")
+    assert_close(four, one, "experts")
+    files = sorted(path.name for path in (four / "checkpoints" / "experts" / "step_00000007").glob("*.safetensors"))
+    assert files == [f"{name}-{part:03d}.safetensors" for name in ("ema", "net", "optimizer") for part in range(4)]
+    assert len(list((four / "experts" / "unet").glob("expert_*/*.safetensors"))) == 4
+    for rank in range(4):
+        note = json.loads((four / "logs" / f"traffic_experts_{rank:03d}.json").read_text())
+        group = [rank // 2 * 2, rank // 2 * 2 + 1]
+        assert note["steps_taken"] == (4 if rank < 2 else 3) and note["layout"]["ranks"] == group
+        sent = {name: amount for name, amount in note["traffic"].items() if name.startswith(("gradients/", "weights/"))}
+        assert sum(amount["bytes"] for amount in sent.values()) > 0
+        assert all(set(amount["ranks"]) <= set(group) for amount in sent.values()), sent
+    longer = "train.experts.steps=9"  # four ranks' checkpoint, one process
+    for output in (one, four):
+        make_run(output, *forms, longer, f"train.experts.start={one / 'base'}").run()
+    assert_close(four, one, "experts")
+
+
+def test_asked_to_stop_it_checkpoints_and_the_same_command_goes_on(command, finished, tmp_path):
+    """SIGTERM to the ranks' processes, as schedulers send it: exit code 75 and a checkpoint of that very step."""
+    output, slow = tmp_path / "out", ("train.base.checkpoint_every=1000", "train.base.steps=4000")
+    for name in ("vae", "cache", "tokenizer", "checkpoints/vae"):
+        shutil.copytree(finished / name, output / name)
+    with open(tmp_path / "log.txt", "w+") as log:
+        process = start(command(output, *slow), log)
+        while process.poll() is None and not (output / "logs" / "base.jsonl").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 75, (tmp_path / "log.txt").read_text()
+    (folder,) = (output / "checkpoints" / "base").iterdir()
+    step = int(folder.name.removeprefix("step_"))
+    assert 0 < step < 4000 and step % 1000 and newest(output, "base")["progress"]["next_step"] == step
+    assert f"stage base stopped after step {step}" in (tmp_path / "log.txt").read_text()
+
+
+def assert_close(one, other, stage):
+    left, right = everything(one, stage), everything(other, stage)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        if not name.startswith("optimizer"):
+            np.testing.assert_allclose(value, right[name], rtol=0, atol=1e-5, err_msg=f"{stage} {name}")
+
+
+def everything(output, stage) -> dict[str, np.ndarray]:
+    from ppvilg.engine import CheckpointStore
+
+    store = CheckpointStore(output / "checkpoints" / stage, "")
+    objects = store.load(store.folders()[-1].name)[1]
+    return {f"{kind}/{name}": value for kind, arrays in objects.items() for name, value in arrays.items()}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent death signal is Linux's")

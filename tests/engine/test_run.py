@@ -161,12 +161,26 @@ def test_checkpoints_of_other_data_are_refused(make_recipe, hooks, copied, tmp_p
 
 
 @pytest.mark.parametrize("override", ["train.experts.steps=9", "train.experts.log_every=1", "data.bad_sample_limit=7",
-                                      "train.experts.keep_checkpoints=3", "sample.guidance_scale=2.0"])
+                                      "train.experts.keep_checkpoints=3", "sample.guidance_scale=2.0",
+                                      "train.experts.keep_every=4", "distributed.find_unused_parameters=false",
+                                      "recompute=true", "precision.dtype=float16"])
 def test_what_does_not_change_a_step_may_change(make_run, copied, override):
     recipe = (copied / "recipe.yml").read_text(encoding="utf-8")
     make_run(copied, override).run()
     assert (copied / "recipe.yml").read_text(encoding="utf-8") != recipe
     assert not list(copied.glob("recipe.*.yml")), "it is the same model's recipe"
+
+
+def test_recipes_of_earlier_versions_keep_their_checkpoints(make_recipe, tmp_path):
+    """Hashes that the version before axes, precision and recompute gave: keys that were added must not change them."""
+    from ppvilg.config import fingerprint
+    from ppvilg.engine.run import _defining
+
+    recipe = make_recipe(tmp_path / "out")
+    assert [fingerprint(_defining(recipe, stage))[:16] for stage in STAGES] == [
+        "acd57c7424531a86", "2db64cc1c0658ed8", "b78726ea04a0d306"]
+    mixed = make_recipe(tmp_path / "out", "precision.level=O1")
+    assert _defining(mixed, "base") != _defining(recipe, "base"), "mixed precision changes what a step computes"
 
 
 def test_data_may_move(make_recipe, hooks, world, copied, tmp_path):
