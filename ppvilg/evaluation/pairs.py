@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from ppvilg.pipelines import read_metadata
 
 from .layout import METADATA
+from .prompts import read_prompts
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _NUMBERED = re.compile(r"(\d+)(?:[_-](\d+))?")
@@ -43,18 +43,18 @@ def read_pictures(folder: str | os.PathLike, prompts: str | os.PathLike | None =
     """Prompts and their pictures from a folder in one of three layouts.
 
     GenEval's (`evaluation_metadata.jsonl`, `00000/samples/0000.png`), as the suites of this package write it; numbered
-    pictures `00000.png`, or `00000_0.png` for several of a prompt, in the order of a `prompts` file (.txt, one per
-    line, or .jsonl with a key "prompt"); numbered PNGs that say their prompt themselves, as tools/infer.py writes them.
+    pictures `00000.png`, or `00000_0.png` for several of a prompt, in the order of a `prompts` file (see
+    read_prompts); numbered PNGs that say their prompt themselves, as tools/infer.py writes them.
     ValueError names the folder and what is wrong with it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of pictures at {folder}")
     if (folder / METADATA).is_file():
-        lines = read_prompt_lines(folder / METADATA)
+        lines = read_prompts(folder / METADATA)
         files = [_files(folder / f"{index:05d}" / "samples") for index in range(len(lines))]
     elif prompts is not None:
-        lines = read_prompt_lines(prompts)
+        lines = read_prompts(prompts)
         files = _numbered(folder, len(lines))
     else:
         return _telling(folder)
@@ -62,32 +62,6 @@ def read_pictures(folder: str | os.PathLike, prompts: str | os.PathLike | None =
     if empty:
         raise ValueError(f"{folder} has no pictures for {len(empty)} of {len(lines)} prompts, first {empty[0]:05d}")
     return [PromptPictures(line["prompt"], tuple(pictures), line) for line, pictures in zip(lines, files)]
-
-
-def read_prompt_lines(path: str | os.PathLike) -> list[dict]:
-    """A list of prompts: .txt, one per line, or .jsonl, objects with a key "prompt". ValueError names file and line."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of prompts at {path}")
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not text.strip():
-            continue
-        line = {"prompt": text.strip()} if path.suffix == ".txt" else _json_line(text, path, number)
-        lines.append(line)
-    if not lines:
-        raise ValueError(f"{path} holds no prompts")
-    return lines
-
-
-def _json_line(text: str, path: Path, number: int) -> dict:
-    try:
-        line = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}: not readable as JSON ({error})") from error
-    if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
-        raise ValueError(f'{path}, line {number}: no object with a text under "prompt"')
-    return line
 
 
 def _files(folder: Path) -> list[Path]:
