@@ -31,6 +31,7 @@ setup(
         "omegaconf>=2.3,<3",
         "Pillow>=10",
         "safetensors>=0.6",
+        "scipy>=1.10",
         "tqdm",
     ],
     extras_require={
@@ -39,7 +40,7 @@ setup(
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
         # selenium drives the voters' page where Chromium is installed; later ones need a urllib3 that ppdiffusers refuses
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "scipy", "krippendorff>=0.6", "selenium>=4.20,<4.33"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33"],
         # The same weights in PyTorch, for the tests that compare; the CPU build of torch comes from
         # --extra-index-url https://download.pytorch.org/whl/cpu
         "peers": ["torch==2.13.0", "diffusers>=0.29,<0.32"],

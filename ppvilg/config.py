@@ -149,6 +149,9 @@ class DenoiserStageConfig(StageConfig):
     caption_dropout: float = 0.1  # share of samples trained on the empty caption, for classifier-free guidance
     min_snr_gamma: float | None = None  # None: off
     train_text_encoder: bool = True
+    weighting_scheme: str = "none"  # how training timesteps are drawn: uniformly, or "logit_normal"
+    logit_mean: float = 0.0  # of logit(t / T); above 0 favours noisy timesteps
+    logit_std: float = 1.0
     validation_timesteps: int = 4  # fixed timesteps per block of the routing table
 
 
@@ -346,6 +349,10 @@ def _validate_denoiser_stage(stage, name: str) -> None:
         raise ConfigError(f"{name}.validation_timesteps={stage.validation_timesteps}: must be at least 1")
     if stage.min_snr_gamma is not None and not stage.min_snr_gamma > 0:
         raise ConfigError(f"{name}.min_snr_gamma={stage.min_snr_gamma}: must be positive, or null to turn it off")
+    if stage.weighting_scheme not in ("none", "logit_normal"):
+        raise ConfigError(f"{name}.weighting_scheme={stage.weighting_scheme!r}: use none or logit_normal")
+    if not stage.logit_std > 0:
+        raise ConfigError(f"{name}.logit_std={stage.logit_std}: must be positive")
 
 
 def _validate_ranks(config) -> None:

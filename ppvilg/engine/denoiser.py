@@ -88,7 +88,8 @@ class DenoiserStage:
         everyone = list(range(len(self.boundaries) - 1))
         self.experts = everyone if experts is None else list(experts)
         self._build_networks(base)
-        self.sampler = TimestepSampler(timesteps, self.boundaries)
+        self.sampler = TimestepSampler(timesteps, self.boundaries, self.config.weighting_scheme,
+                                       self.config.logit_mean, self.config.logit_std)
         self.loss = DenoisingLoss(self.scheduler, self.config.min_snr_gamma)
         self.plain_loss = DenoisingLoss(self.scheduler)
         self.groups = [f"expert_{k:02d}" for k in range(len(self.boundaries) - 1)]

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 # What may change between two runs of one recipe without making its checkpoints another model's.
 _FREE = ("steps", "decay", "learning_rate", "final_learning_rate", "log_every", "checkpoint_every", "keep_checkpoints",
-         "validate_every", "sample_every", "validation_timesteps", "keep_every", "only", "start")
+         "validate_every", "sample_every", "validation_timesteps", "keep_every", "only", "start", "weighting_scheme",
+         "logit_mean", "logit_std")
 _FREE_DATA = ("train", "validation", "annotations", "workers", "bad_sample_limit", "max_validation_samples")
 
 
