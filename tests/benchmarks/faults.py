@@ -3,7 +3,7 @@
     python tests/benchmarks/faults.py [--kills 20] [--seed 0] [--folder /tmp/faults] [--launcher]
 
 Two gloo ranks (`distributed.expert=2`: base is data parallel, then each rank trains experts of its own and writes its
-own part of every checkpoint) train a tiny recipe undisturbed, then under ppvilg.supervise while one rank after the other
+own part of every checkpoint) train a tiny recipe undisturbed, then under ppvilg.supervise while one rank after another
 is killed: every other kill while a checkpoint is being written. Then weights, averages, moments and finished folders
 are compared bit for bit, and processes that are left are counted. Ranks are forked from one process that has imported
 the libraries; --launcher has the supervisor run paddle.distributed.launch instead.

@@ -82,7 +82,7 @@ def test_two_chosen_experts_in_one_job(make_run, finished, jobs, tmp_path):
 def test_gaps_and_overlaps_are_refused(jobs, finished, tmp_path):
     with pytest.raises(ConfigError, match="gap: no folder has expert 1, which owns timesteps 30 to 59"):
         experts.assemble([jobs[0], jobs[2]], tmp_path / "gap")
-    with pytest.raises(ConfigError, match="overlap: expert 2 is in .*experts_02 and in .*--replace 2"):
+    with pytest.raises(ConfigError, match="overlap: expert 2 is in .*experts and in .*experts_02; .*--replace 2"):
         experts.assemble([finished / "experts", jobs[2]], tmp_path / "overlap")
     with pytest.raises(ConfigError, match="gap: no folder has expert 0.*overlap: expert 2"):
         experts.assemble([jobs[2], jobs[2], jobs[1]], tmp_path / "both")

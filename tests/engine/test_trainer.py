@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 
-from ppvilg.config import ConfigError, StageConfig
-from ppvilg.engine import CheckpointError, CheckpointStore, Trainer, distributed
+from ppvilg.config import ConfigError, PrecisionConfig, StageConfig
+from ppvilg.engine import CheckpointError, CheckpointStore, Trainer, distributed, stopping
 from ppvilg.engine.checkpoint import hash_folder
+from ppvilg.engine.precision import Precision
 
 SETTINGS = dict(steps=6, batch_size=4, learning_rate=1e-2, ema_decay=0.8, ema_every=1, checkpoint_every=2, log_every=3,
                 validate_every=0)
@@ -70,10 +73,10 @@ class ToyStage:
 def train(tmp_path):
     """train(name, ...) -> Trainer of a new stage with its checkpoints in tmp_path/name."""
 
-    def build(name, **settings):
+    def build(name, precision=None, **settings):
         stage = ToyStage(tmp_path / name / "toy", **settings)
         store = CheckpointStore(tmp_path / name / "checkpoints", "toy", stage.config.keep_checkpoints)
-        return Trainer(stage, store, tmp_path / name / "logs", seed=1)
+        return Trainer(stage, store, tmp_path / name / "logs", seed=1, precision=precision)
 
     return build
 
@@ -245,6 +248,115 @@ def test_ranks_must_go_on_from_the_same_step(train, monkeypatch):
     monkeypatch.setattr(distributed, "mean_over_ranks", lambda values: values / 2)  # as if another rank found nothing
     with pytest.raises(CheckpointError, match="from step 2 .* storage that all ranks share"):
         other.run_loop()
+
+
+# ---- ranks, signals, mixed precision
+
+
+def test_ranks_agree_on_which_weights_have_gradients(train, monkeypatch):
+    """Zeros where another rank has a gradient and this one has none; nothing where nobody has one."""
+    trainer = train("unused")
+    first, *others = trainer.parameters.values()
+    first.grad = paddle.ones_like(first)
+    monkeypatch.setattr(distributed, "shares", lambda: 2)
+    monkeypatch.setattr(distributed, "agree", lambda flags: np.array([0, 1, 1, 0, 0]) if list(flags) == [
+        0, 1, 0, 0, 0] else pytest.fail(str(flags)))
+    trainer._agree()
+    assert first.grad.numpy().min() == 1.0 and not trainer.stop_agreed
+    assert others[0].grad.shape == others[0].shape and not others[0].grad.numpy().any()
+    assert others[1].grad is None and others[2].grad is None
+
+
+def test_a_request_to_stop_is_honoured_after_the_step(train, monkeypatch):
+    undisturbed, stopped = train("undisturbed", dropout=0.5), train("stopped", dropout=0.5)
+    undisturbed.run_loop()
+    real = stopped.stage.losses
+
+    def ask(batch, step, part):
+        monkeypatch.setattr(stopping, "_requested", 15 if step == 2 else None)
+        return real(batch, step, part)
+
+    stopped.stage.losses = ask
+    with pytest.raises(stopping.Stopped, match="stage toy stopped after step 3.*Run the same command again"):
+        stopped.run_loop()
+    assert stopped.store.load_newest()[0]["progress"]["next_step"] == 3
+    monkeypatch.setattr(stopping, "_requested", None)
+    again = train("stopped", dropout=0.5)
+    again.run_loop()
+    assert again.stage.steps_seen == [3, 4, 5]
+    assert_same_bits(final(again), final(undisturbed))
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_mixed_precision_does_nothing_on_a_cpu_and_says_so(train, level, caplog):
+    plain, mixed = train("plain"), train("mixed", Precision(PrecisionConfig(level, "float16")))
+    assert f"precision.level={level} (float16) does nothing on a CPU" in caplog.text
+    plain.run_loop()
+    mixed.run_loop()
+    assert_same_bits(final(mixed), final(plain))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """paddle.amp believes that this is a GPU: loss scaling is real then, the low precision is not."""
+    import paddle.amp.grad_scaler as module
+
+    place = SimpleNamespace(is_gpu_place=lambda: True)
+    monkeypatch.setattr(module, "_dygraph_tracer", lambda: SimpleNamespace(_expected_place=place))
+    monkeypatch.setattr(module, "amp_global_state", lambda: SimpleNamespace(amp_dtype="float16"))
+    monkeypatch.setattr(Precision, "supported", staticmethod(lambda: True))
+    casts = []
+    monkeypatch.setattr(paddle.amp, "auto_cast", lambda **options: casts.append(options) or nullcontext())
+    return casts
+
+
+def test_a_scaled_loss_gives_the_same_steps(train, as_on_a_gpu):
+    """GradScaler's powers of two are exact in float32: whatever is scaled must be unscaled before the norm."""
+    plain, scaled = train("plain", gradient_clip=0.05), train(
+        "scaled", Precision(PrecisionConfig("O1", "float16")), gradient_clip=0.05)
+    plain.run_loop()
+    scaled.run_loop()
+    assert as_on_a_gpu == [{"level": "O1", "dtype": "float16"}] * 6
+    found = {name: value for name, value in final(scaled).items() if not name.startswith("grad_scaler/")}
+    assert_same_bits(found, final(plain))
+    assert final(scaled)["grad_scaler/incr_count"].tolist() == [6]
+
+
+def test_an_overflow_skips_the_step_and_lowers_the_scale(train, as_on_a_gpu):
+    def infinite_slope(squared, step):  # the square root's slope at 0 is infinite, its value is not
+        return squared if step not in (2, 3) else squared + (squared * 0.0).sqrt()
+
+    trainer = train("overflow", Precision(PrecisionConfig("O1", "float16")), fault=infinite_slope, keep_checkpoints=9,
+                    checkpoint_every=1)
+    trainer.run_loop()
+    states = [trainer.store.load(folder.name)[1] for folder in trainer.store.folders()]
+    scales = [float(state["grad_scaler"]["scale"][0]) for state in states]
+    assert scales == [2.0**15] * 3 + [2.0**14] * 3
+    assert states[1]["net"]["net.0.weight"].tobytes() == states[3]["net"]["net.0.weight"].tobytes()
+    assert states[4]["net"]["net.0.weight"].tobytes() != states[3]["net"]["net.0.weight"].tobytes()
+    resumed = train("overflow", Precision(PrecisionConfig("O1", "float16")), steps=7)
+    resumed.resume()
+    assert float(resumed.precision.scaler.state_dict()["scale"][0]) == 2.0**14
+
+
+def test_low_precision_weights_have_master_copies(train, as_on_a_gpu, monkeypatch):
+    """O2 hands the networks to paddle.amp.decorate, and averages and checkpoints take the master copies."""
+    asked = []
+    monkeypatch.setattr(paddle.amp, "decorate", lambda *given, **options: asked.append((given, options)))
+    trainer = train("masters", Precision(PrecisionConfig("O2", "bfloat16")))
+    (((networks, optimizer), options),) = asked
+    assert networks == [trainer.stage.networks["net"]] and optimizer is trainer.inner_optimizer
+    assert options == {"level": "O2", "dtype": "bfloat16", "master_weight": True, "master_grad": True}
+    weight = trainer.parameters["net.0.weight"]
+    trainer.inner_optimizer._master_weights[weight.name] = paddle.full_like(weight, 3.0)
+    trainer._start_averages()
+    assert trainer.state()["net"]["net.0.weight"].tolist() == trainer.state()["ema"]["net.0.weight"].tolist() == [
+        [3.0] * 8] * 3
+    trainer.ema.shadow["net.0.weight"].set_value(paddle.full_like(weight, 4.0))
+    trainer._swap_averages()
+    assert float(weight.max()) == 4.0 == float(trainer._exact(weight).max())
+    trainer._swap_averages()
+    assert float(weight.max()) == 3.0 == float(trainer._exact(weight).max())
 
 
 def test_a_checkpoint_that_cannot_be_written_stops_the_run(train, monkeypatch):
