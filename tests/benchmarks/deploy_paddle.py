@@ -8,26 +8,31 @@ from pathlib import Path
 import numpy as np
 import paddle
 from paddlenlp.utils.log import logger
+from ppdiffusers.utils import CONFIG_NAME
 from safetensors.numpy import save_file
 
 from ppvilg._runtime import prepare_cpu
+from ppvilg.deploy import exported_unet
+from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
 
 PROMPT = "蓝色背景上的一辆红色出租车和两只企鹅"
+TEXT_LENGTH = 77  # for a UNet alone
 
 
 class PaddleSide:
     """Every part and the whole picture with the pipeline's own components, dygraph or exported."""
 
-    def __init__(self, pipeline: ErnieViLG2Pipeline, folder: Path) -> None:
-        self.pipeline = pipeline
-        pipeline.set_progress_bar_config(disable=True)
+    def __init__(self, unet: MoDEUNet2DConditionModel, pipeline: ErnieViLG2Pipeline | None, folder: Path) -> None:
+        self.unet, self.pipeline = unet, pipeline
+        if pipeline is not None:
+            pipeline.set_progress_bar_config(disable=True)
         self.request = {name: paddle.to_tensor(value) for name, value in np.load(folder / "request.npz").items()}
 
     def step(self, batch: int) -> paddle.Tensor:
         """One call of the expert that owns timestep 500, batch pictures."""
         r = self.request
-        return self.pipeline.unet(r["sample"][:batch], 500, r["states"][:batch], r["weights"][:batch]).sample
+        return self.unet(r["sample"][:batch], 500, r["states"][:batch], r["weights"][:batch]).sample
 
     def text(self) -> paddle.Tensor:
         """Text states (2, L, D) of the request's two prompts."""
@@ -44,36 +49,42 @@ class PaddleSide:
         return self.pipeline(PROMPT, **arguments).images
 
 
-def write_peer(pipeline: ErnieViLG2Pipeline, folder: Path, steps: int) -> None:
-    """config.json, request.npz and the weights under PyTorch's layout, for deploy_torch.py and for both sides here."""
-    unet = pipeline.unet
-    config = {
-        "boundaries": unet.boundaries,
-        "unet": dict(unet.config.unet),
-        "vae": dict(pipeline.vae.config),
-        "text_encoder": pipeline.text_encoder.config.to_dict(),
-        "scheduler": dict(pipeline.scheduler.config),
-        "guidance_scale": pipeline.config.default_guidance_scale,
-    }
-    config["text_encoder"] = {k: v for k, v in config["text_encoder"].items() if isinstance(v, (int, float, str))}
+def write_peer(unet: MoDEUNet2DConditionModel, pipeline: ErnieViLG2Pipeline | None, folder: Path, options) -> None:
+    """config.json, request.npz and the weights under PyTorch's layout, for deploy_torch.py and for the sides here."""
+    config = {"boundaries": unet.boundaries, "unet": dict(unet.config.unet)}
+    rng = np.random.default_rng(0)
+    size, channels = options.latent_size or unet.sample_size, unet.in_channels
+    length, request = TEXT_LENGTH, {}
+    if pipeline is not None:
+        ernie = pipeline.text_encoder.config.to_dict()
+        config |= {
+            "vae": dict(pipeline.vae.config),
+            "text_encoder": {key: value for key, value in ernie.items() if isinstance(value, (int, float, str))},
+            "scheduler": dict(pipeline.scheduler.config),
+            "guidance_scale": pipeline.config.default_guidance_scale,
+        }
+        for name in ("vae", "text_encoder"):
+            save_file(for_torch(getattr(pipeline, name)), str(folder / f"{name}.safetensors"))
+        request = prompt_inputs(pipeline)
+        request |= {
+            "noise": rng.standard_normal((1, channels, size, size), np.float32),
+            "steps": np.array(options.steps),
+        }
+        length = request["ids"].shape[1]
     (folder / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
-    save_file(for_torch(pipeline.vae), str(folder / "vae.safetensors"))
-    save_file(for_torch(pipeline.text_encoder), str(folder / "text_encoder.safetensors"))
     for k, expert in enumerate(unet.experts):
         save_file(for_torch(expert), str(folder / f"expert_{k:02d}.safetensors"))
+    request |= step_inputs(rng, channels, size, length, unet.config.unet["cross_attention_dim"])
+    np.savez(folder / "request.npz", **request)
 
-    without = pipeline.text_knowledge.encode([""], apply=False)
-    towards = pipeline.text_knowledge.encode([PROMPT])
-    rng = np.random.default_rng(0)
-    size, channels, length = unet.sample_size, unet.in_channels, towards.input_ids.shape[1]
-    np.savez(
-        folder / "request.npz",
-        steps=np.array(steps),
-        ids=np.concatenate([without.input_ids, towards.input_ids]),
-        token_weights=np.concatenate([without.key_token_weights, towards.key_token_weights]).astype(np.float32),
-        noise=rng.standard_normal((1, channels, size, size), np.float32),
-        **step_inputs(rng, channels, size, length, unet.config.unet["cross_attention_dim"]),
-    )
+
+def prompt_inputs(pipeline: ErnieViLG2Pipeline) -> dict[str, np.ndarray]:
+    """Token ids and key-token weights (2, L) of no prompt and PROMPT."""
+    both = pipeline.text_knowledge.encode([""], apply=False), pipeline.text_knowledge.encode([PROMPT])
+    return {
+        "ids": np.concatenate([encoded.input_ids for encoded in both]),
+        "token_weights": np.concatenate([encoded.key_token_weights for encoded in both]).astype(np.float32),
+    }
 
 
 def step_inputs(rng: np.random.Generator, channels: int, size: int, length: int, features: int) -> dict:
@@ -92,14 +103,19 @@ def for_torch(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(value.T if name in linear else value) for name, value in weights.items()}
 
 
-def prepare(side: str, model: str, bundle: str, folder: Path, steps: int, threads: int) -> PaddleSide:
-    """`side` is dygraph, which also writes `folder` unless it is there, or a back end of the exported bundle."""
+def prepare(options) -> PaddleSide:
+    """The side options.serve: dygraph, which also writes the folder, or a back end of the exported bundle."""
     prepare_cpu()
     logger.set_level("WARNING")
     paddle.set_grad_enabled(False)
+    side, folder = options.serve, Path(options.folder)
+    alone = (Path(options.model) / CONFIG_NAME).is_file()  # a stock UNet folder
     if side != "dygraph":
-        return PaddleSide(ErnieViLG2Pipeline.from_exported(bundle, backend=side), folder)
-    pipeline = ErnieViLG2Pipeline.from_pretrained(model)
-    if not (folder / "request.npz").exists():
-        write_peer(pipeline, folder, steps)
-    return PaddleSide(pipeline, folder)
+        pipeline = None if alone else ErnieViLG2Pipeline.from_exported(options.bundle, backend=side)
+        unet = exported_unet(options.bundle, side) if alone else pipeline.unet
+        return PaddleSide(unet, pipeline, folder)
+    pipeline = None if alone else ErnieViLG2Pipeline.from_pretrained(options.model)
+    unet = MoDEUNet2DConditionModel.from_stock(options.model) if alone else pipeline.unet
+    unet.eval()
+    write_peer(unet, pipeline, folder, options)
+    return PaddleSide(unet, pipeline, folder)

@@ -88,7 +88,7 @@ class TorchSide:
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.boundaries, self.scale = config["boundaries"], config["guidance_scale"]
+        self.boundaries, self.scale = config["boundaries"], config.get("guidance_scale")
         self.request = {name: torch.from_numpy(value) for name, value in np.load(folder / "request.npz").items()}
         self.experts = [self._expert(config["unet"], path) for path in sorted(folder.glob("expert_*.safetensors"))]
         self.text_encoder = self.vae = None
@@ -114,6 +114,8 @@ class TorchSide:
             for theirs, ours in ERNIE_NAMES.items():
                 name = name.replace(theirs, ours)
             weights[name] = value
+        # Paddle's embedding gives zeros for the padding token, whatever its row holds
+        weights["embeddings.word_embeddings.weight"][config["pad_token_id"]] = 0
         wanted = model.state_dict().keys()
         model.load_state_dict({name: value for name, value in weights.items() if name in wanted}, strict=True)
         return model
@@ -133,7 +135,7 @@ class TorchSide:
         return self._encode(self.request["ids"])
 
     def _encode(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.text_encoder(input_ids=ids, attention_mask=(ids != self.pad).long()).last_hidden_state
+        return self.text_encoder(input_ids=ids, attention_mask=(ids != self.pad).long())[0]
 
     def decode(self) -> torch.Tensor:
         """Pixels (1, 3, H, W) of the request's latents."""

@@ -11,7 +11,7 @@ import pytest
 from ppdiffusers import UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
 
-from ppvilg.deploy.residency import DygraphExperts, ResidentExperts, load_resident_unet
+from ppvilg.deploy.residency import DygraphExperts, ResidentExperts, load_resident_unet, resident_exported_unet
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
 
@@ -169,6 +169,43 @@ def test_half_precision_files(resident, folder, copied):
     assert unet.dtype == paddle.float32
     for name, value in unet.experts[4].state_dict().items():
         assert (value == expected.experts[4].state_dict()[name]).all()
+
+
+# ---- exported experts ----
+
+
+def test_exported_experts_are_streamed_too(bundle):
+    whole, streamed = (quiet(ErnieViLG2Pipeline.from_exported(bundle, "onednn", count)) for count in (None, 1))
+    settings = {"num_inference_steps": 4, "output_type": "np", "generator": 1}
+    np.testing.assert_array_equal(streamed("一只猫", **settings).images, whole("一只猫", **settings).images)
+    record = streamed.unet.experts.record
+    assert record.visits == record.loads == [1, 0] and record.peak_experts == 1
+    assert record.peak_bytes == sum(parameter.nbytes for parameter in load_weights(bundle, 0))
+    queued = streamed.generate_queue(["一只猫", "三只企鹅"], batch_size=1, **settings)
+    np.testing.assert_array_equal(queued.images[:1], whole("一只猫", **settings).images)
+    assert streamed.unet.experts.record.loads == [1, 0]
+
+
+def load_weights(bundle, index):
+    """Weights of an exported expert, as its graph takes them."""
+    program = paddle.jit.load(str(bundle / f"expert_{index:02d}" / "inference"))
+    return [parameter.numpy() for parameter in program.parameters()]
+
+
+def test_a_changed_file_of_an_exported_expert_is_found_when_it_is_read(bundle, tmp_path):
+    copied = shutil.copytree(bundle, tmp_path / "bundle")
+    experts = resident_exported_unet(copied, 1, "cpu").experts
+    assert experts[0] and experts[1]
+    file = copied / "expert_00" / "inference.pdiparams"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)  # after it was read and verified once
+    with pytest.raises(ValueError, match=r"expert_00.inference.pdiparams has other contents"):
+        experts[0]
+    with pytest.raises(ValueError, match="max_resident_experts must be a whole number from 1 to 2, got 3"):
+        resident_exported_unet(copied, 3, "cpu")
+    with pytest.raises(ValueError, match="unknown backend 'cuda'"):
+        resident_exported_unet(copied, 1, "cuda")
 
 
 # ---- queues ----
