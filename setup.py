@@ -27,6 +27,7 @@ setup(
     },
     install_requires=[
         *(each.name + each.install for each in VERSIONS["REQUIREMENTS"]),
+        "matplotlib>=3.6",
         "numpy>=1.24",
         "omegaconf>=2.3,<3",
         "Pillow>=10",
@@ -41,8 +42,16 @@ setup(
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
         # selenium drives the voters' page where Chromium is installed; later ones need a urllib3 that ppdiffusers refuses
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33"],
-        # The same weights in PyTorch, for the tests that compare; the CPU build of torch comes from
-        # --extra-index-url https://download.pytorch.org/whl/cpu
-        "peers": ["torch==2.13.0", "diffusers>=0.29,<0.32"],
+        # The same weights in PyTorch and the same numbers by other people's programs, for the tests that compare; the CPU
+        # builds of torch and torchvision come from --extra-index-url https://download.pytorch.org/whl/cpu
+        "peers": [
+            "torch==2.13.0",
+            "torchvision==0.28.0",
+            "diffusers>=0.29,<0.32",
+            "transformers>=4.45,<4.49",  # later ones need a huggingface_hub that ppdiffusers cannot use
+            "torch-fidelity==0.4.0",
+            "pytorch-fid==0.3.0",
+            "prdc==0.2",
+        ],
     },
 )
