@@ -33,6 +33,7 @@ from .statistics import share
 from .torch_file import read_torch_weights
 
 WEIGHT = 2.5  # of the score of Hessel et al.
+CONFIGS = ("text_config", "vision_config")
 SHOWN = 24  # pictures of a kind in the report
 WEIGHT_FILES = ("model_state.pdparams", "model.safetensors", "pytorch_model.bin")
 
@@ -83,9 +84,8 @@ class ImageTextScorer:
     @paddle.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Embeddings (N, D) of length one."""
-        images = [image.convert("RGB") for image in images]
-        pixels = np.stack(self.processor(images=images, return_tensors="np")["pixel_values"])  # (N, 3, H, W)
-        return _unit(self.model.get_image_features(pixel_values=paddle.to_tensor(pixels.astype(np.float32))))
+        pixels = np.stack([prepare(image, self.processor.image_processor) for image in images])  # (N, 3, H, W)
+        return _unit(self.model.get_image_features(pixel_values=paddle.to_tensor(pixels)))
 
     @paddle.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -109,6 +109,30 @@ class ImageTextScorer:
             pictures = self.embed_images([images[i] for i in rows])
             values.append((pictures * self.embed_texts([texts[i] for i in rows])).sum(axis=1))
         return np.concatenate(values)
+
+
+def prepare(image: Image.Image, settings: Any) -> np.ndarray:
+    """Pixels (3, H, W) float32 as the settings of an image processor ask.
+
+    PaddleNLP's own processors do not know sizes of a height and a width, which published Chinese CLIPs have.
+    """
+    image, size = image.convert("RGB"), settings.size
+    if settings.do_resize and "shortest_edge" in size:
+        edge, short, long = size["shortest_edge"], min(image.size), max(image.size)
+        sides = [edge if side == short else int(edge * long / short) for side in image.size]
+        image = image.resize(sides, settings.resample)
+    elif settings.do_resize:
+        image = image.resize((size["width"], size["height"]), settings.resample)
+    if settings.do_center_crop:
+        width, height = settings.crop_size["width"], settings.crop_size["height"]
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))  # black where the picture is smaller
+    pixels = np.asarray(image, dtype=np.float64)
+    if settings.do_rescale:
+        pixels = pixels * settings.rescale_factor
+    if settings.do_normalize:
+        pixels = (pixels - settings.image_mean) / settings.image_std
+    return pixels.transpose(2, 0, 1).astype(np.float32)
 
 
 def _unit(features: paddle.Tensor) -> np.ndarray:
@@ -138,7 +162,7 @@ def _load(model: Any, folder: Path, kind: str) -> None:
         raise FileNotFoundError(f"no weights in {folder}: needs one of {', '.join(WEIGHT_FILES)}")
     state, from_torch = _read_state(present[0])
     if from_torch:
-        state = _rename(state, model, kind)
+        state = _rename(state, model, kind, folder)
     own = model.state_dict()
     wrong = [name for name in own if name not in state or list(state[name].shape) != list(own[name].shape)]
     wrong = [name for name in wrong if not name.endswith("position_ids")]
@@ -160,14 +184,15 @@ def _read_state(path: Path) -> tuple[Mapping[str, np.ndarray], bool]:
         return {name: opened.get_tensor(name) for name in opened.keys()}, from_torch  # noqa: SIM118
 
 
-def _rename(state: Mapping[str, np.ndarray], model: Any, kind: str) -> dict[str, np.ndarray]:
+def _rename(state: Mapping[str, np.ndarray], model: Any, kind: str, folder: Path) -> dict[str, np.ndarray]:
     """Weights under Paddle's names, by PaddleNLP's own tables; linear layers are transposed."""
     if kind == "clip":
         mappings = type(model)._get_name_mappings(model.config)
     elif kind == "chinese_clip":
         from paddlenlp.transformers.chineseclip.converter import ChineseCLIPConverter
 
-        mappings = ChineseCLIPConverter().get_name_mapping(model.config.to_dict())
+        layers = {key: {"num_hidden_layers": getattr(model.config, key).num_hidden_layers} for key in CONFIGS}
+        mappings = ChineseCLIPConverter(str(folder)).get_name_mapping(layers)
     else:
         raise ValueError(f"no weights of PyTorch are known for scorer={kind}; use Paddle's")
     renamed = {}
@@ -295,7 +320,7 @@ class ClipScoreSuite:
         ]
         page.table(["", "mean", "95 % interval", "prompts"], rows)
         scale = scale_name(report["generated"].get("guidance_scale"))
-        page.paragraph(f"Measured by {recipe.scorer}, {recipe.weights}; guidance {scale}. Prompts are what is resampled.")
+        page.paragraph(f"Measured by {recipe.scorer}, {recipe.weights}; guidance {scale}. Intervals resample prompts.")
         page.plot(histogram_figure(cosines), "Cosines of pictures with their prompts, and their mean.")
         order = np.argsort(-cosines)
         for title, chosen in (("Highest", order[:SHOWN]), ("Lowest", order[::-1][:SHOWN])):
