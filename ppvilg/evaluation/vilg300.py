@@ -19,15 +19,17 @@ import numpy as np
 from omegaconf import MISSING
 from PIL import Image, ImageDraw, ImageFont
 
+from .clip_score import WEIGHT, ImageTextScorer
 from .drawing import Painter
+from .features import Pictures
 from .layout import PictureFolder, write_whole
 from .protocol import REPORT, about, file_sha256, open_output, write_results
 from .report import Report
 from .statistics import share
 
 HEADER = ("Prompt", "文本", "类别", "来源")
-TEXTS = {"zh": "文本", "en": "Prompt"}
-THUMBNAIL = 256  # pixels, in sheets and in the report
+LANGUAGES = ("zh", "en")
+ON_SHEET, ON_PAGE = 256, 160  # pixels along the longer side; larger pictures are made smaller
 
 
 @dataclass
@@ -49,15 +51,15 @@ class ViLG300Recipe:
     batch_size: int = 16
     expected_prompts: int | None = 300  # None: any list of the same columns
     expected_classes: int | None = 16
-    clip: dict[str, str] = field(default_factory=dict)  # language -> folder or name of the model that scores it
+    scorer_zh: str = "chinese_clip"  # or ernie_vil; see the suite clipscore
+    weights_zh: str | None = None  # folder or name; None: Chinese prompts are not scored
+    scorer_en: str = "clip"
+    weights_en: str | None = None
     bootstrap_resamples: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("languages", "clip"):
-            unknown = [language for language in getattr(self, name) if language not in TEXTS]
-            if unknown:
-                raise ValueError(f"{name}: {', '.join(unknown)} is none of {', '.join(TEXTS)}")
-        if not self.languages or len(set(self.languages)) < len(self.languages):
+        unknown = [language for language in self.languages if language not in LANGUAGES]
+        if unknown or not self.languages or len(set(self.languages)) < len(self.languages):
             raise ValueError(f"languages={self.languages}: use zh, en or both")
         for name in ("images_per_prompt", "batch_size", "bootstrap_resamples"):
             if getattr(self, name) < 1:
@@ -111,6 +113,11 @@ class ViLG300Suite:
         self.rows = read_vilg300(recipe.prompts, recipe.expected_prompts, recipe.expected_classes)
         settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed, recipe.batch_size)
         self.painter = Painter(recipe.model, *settings)
+        self.scorers: dict[str, ImageTextScorer] = {}
+        for language in recipe.languages:
+            weights = getattr(recipe, f"weights_{language}")
+            if weights is not None:
+                self.scorers[language] = ImageTextScorer(getattr(recipe, f"scorer_{language}"), weights)
         self.output = open_output(recipe.output, recipe.suite)
 
     def run(self) -> dict:
@@ -151,11 +158,18 @@ class ViLG300Suite:
         return folder
 
     def _clip_scores(self, language: str, folder: PictureFolder) -> list[list[float]] | None:
-        """Score of every picture of every prompt, None where the recipe names no model for the language."""
-        return None
+        """CLIPScore (Hessel et al. 2021) of each prompt's pictures, None where no weights are given."""
+        if language not in self.scorers:
+            return None
+        per_prompt = self.recipe.images_per_prompt
+        texts = [line["prompt"] for line in folder.metadata for _ in range(per_prompt)]
+        pictures = Pictures(folder.folder, len(texts))
+        cosines = self.scorers[language].similarities(pictures, texts, description=f"scores {language}")
+        return (WEIGHT * np.maximum(cosines, 0)).reshape(-1, per_prompt).tolist()
 
     def _hashes(self) -> dict[str, str]:
-        return {"model": self.painter.sha256, "prompts": file_sha256(self.recipe.prompts)}
+        scorers = {f"scorer_{language}": scorer.sha256 for language, scorer in self.scorers.items()}
+        return {"model": self.painter.sha256, "prompts": file_sha256(self.recipe.prompts), **scorers}
 
     def _tables(self, prompts: Sequence[dict], scores: list[list[float]] | None) -> dict:
         """Counts, what the text encoder does not see, and scores by class (a prompt is one unit of the bootstrap)."""
@@ -195,24 +209,23 @@ class ViLG300Suite:
             chosen = [i for i, line in enumerate(folder.metadata) if line["class"] == name]
             pictures, captions = [], []
             for i in chosen:
-                small = [thumbnail(folder.read(i, image)) for image in range(folder.images_per_prompt)]
-                pictures += small
-                captions += [f"{i:05d} {folder.metadata[i]['prompt']}"] + [f"{i:05d}"] * (len(small) - 1)
+                pictures += [thumbnail(folder.read(i, image), ON_SHEET) for image in range(folder.images_per_prompt)]
+                others = [f"{i:05d}"] * (folder.images_per_prompt - 1)
+                captions += [f"{i:05d} {folder.metadata[i]['prompt']}", *others]
             labels = [caption[:5] for caption in captions]
             sheet = numbered_sheet(pictures, labels, folder.images_per_prompt)
             sheet.save(sheets / f"{number:02d}_{name.replace('/', '_')}.png")
             page.heading(f"{language}: {name}")
-            page.pictures(pictures, captions, 1 if pictures[0].width > 128 else 2)
+            shown = [thumbnail(picture, ON_PAGE) for picture in pictures]
+            page.pictures(shown, captions, 1 if shown[0].width > 100 else 2)
         lines = [json.dumps({"prompt": i, **entry}, ensure_ascii=False) for i, entry in enumerate(result["unseen"])]
         write_whole(sheets / "unseen.jsonl", "".join(line + "\n" for line in lines))
 
 
-def thumbnail(picture: Image.Image) -> Image.Image:
-    """The picture with sides of 256 pixels at most."""
-    if max(picture.size) <= THUMBNAIL:
-        return picture
+def thumbnail(picture: Image.Image, longest: int) -> Image.Image:
+    """The picture with sides of `longest` pixels at most."""
     small = picture.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return small
 
 
@@ -244,7 +257,7 @@ def _rows(result: dict) -> tuple[list[str], list[list]]:
     """Header and rows of the table by class."""
     scored = "clip_score" in result["all"]
     header = ["class", "prompts", "pictures", "cut off", "with unknown words"]
-    header += ["CLIP score", "95 % interval"] if scored else []
+    header += ["CLIPScore", "95 % interval"] if scored else []
     rows = []
     for name, entry in [("all", result["all"]), *result["classes"].items()]:
         cells = [name, entry["prompts"], entry["pictures"], entry["cut"], entry["unknown"]]

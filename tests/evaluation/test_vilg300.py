@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -108,8 +109,36 @@ def test_both_languages_sheets_and_what_the_encoder_does_not_see(model, tmp_path
     assert "does not see the end of 1 prompts" in suite.summary(report)
     with pytest.raises(ValueError, match="holds pictures of another protocol .guidance_scale 1.0, not 2.0."):
         open_suite(CONFIG, [*overrides(prompts, model, tmp_path / "out", **options), "guidance_scale=2.0"]).run()
-    with pytest.raises(ValueError, match="languages: fr is none of zh, en"):
+    with pytest.raises(ValueError, match=re.escape("languages=['fr']: use zh, en or both")):
         open_suite(CONFIG, [*overrides(prompts, model, tmp_path / "out"), "languages=[fr]"])
+
+
+def test_scores_belong_to_their_prompts(model, tmp_path, monkeypatch):
+    """Scores of a scorer whose answer is known (the real ones have tests of their own) reach their class."""
+    from ppvilg.evaluation import vilg300
+
+    class KnownScorer:
+        sha256 = "known"
+
+        def __init__(self, kind, weights):
+            assert (kind, weights) == ("ernie_vil", "some folder")
+
+        def similarities(self, images, texts, description):
+            for image in (images[i] for i in range(len(images))):
+                assert image.size == (64, 64)
+            assert texts == [row[1] for row in ROWS for _ in range(2)]
+            return np.array([0.2, 0.4, -0.3, 0.1])
+
+    monkeypatch.setattr(vilg300, "ImageTextScorer", KnownScorer)
+    prompts = write_list(tmp_path / "list.csv")
+    options = dict(images_per_prompt=2, expected_prompts=2, expected_classes=2, scorer_zh="ernie_vil")
+    suite = open_suite(CONFIG, overrides(prompts, model, tmp_path / "out", weights_zh="some folder", **options))
+    report = suite.run()
+    result = report["results"]["zh"]
+    assert result["classes"]["颜色"]["clip_score"]["mean"] == pytest.approx(2.5 * 0.3)
+    assert result["classes"]["计数/多物"]["clip_score"]["mean"] == pytest.approx(2.5 * 0.05)
+    assert result["all"]["clip_score"]["count"] == 2 and report["hashes"]["scorer_zh"] == "known"
+    assert "| 颜色 | 1 | 2 | 0 |" in suite.summary(report) and "0.75" in suite.summary(report)
 
 
 def test_killed_three_times_every_picture_is_drawn_once(model, tmp_path):
