@@ -26,7 +26,8 @@ from .detector import Detector, detector_sha256, to_input
 from .drawing import Painter, draw_missing, picture_seed
 from .judging import CRITERIA, Verdict, judge, markdown, markdown_by_object, tables
 from .layout import PictureFolder, write_whole
-from .protocol import about
+from .protocol import REPORT, about, open_output
+from .report import Report
 from .sheets import contact_sheet, write_blind_sheets
 
 SOURCES = ("model", "reconstruction", "renders")
@@ -94,6 +95,7 @@ class ObjectsSuite:
         if recipe.sources != ["renders"]:
             settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
             self.painter = Painter(recipe.model, *settings)
+        open_output(recipe.output, "objects")
 
     def run(self) -> dict:
         """Draw, judge and write everything; returns what results.json holds."""
@@ -115,6 +117,7 @@ class ObjectsSuite:
             f"\n\n{source}, by object:\n\n{markdown_by_object(table)}" for source, table in results.items()
         )
         write_whole(self.output / "results.md", text + "\n")
+        self._write_page(report)
         return report
 
     def summary(self, report: dict) -> str:
@@ -186,6 +189,30 @@ class ObjectsSuite:
             shown = [pictures[i * per_prompt] for i in chosen]
             write_blind_sheets(self.output / "blind", self.output / "blind_key.json", shown, answers, self.recipe.seed)
 
+    def _write_page(self, report: dict) -> None:
+        """report.html: the table of every source, then its contact sheets and its objects."""
+        page = Report(f"objects: {self.recipe.model}")
+        rows = [
+            [source, kind, value["count"], name, f"{100 * value['mean']:.1f}", _interval(value)]
+            for source, table in report["results"].items()
+            for kind, criteria in table["kinds"].items()
+            for name, value in criteria.items()
+        ]
+        page.table(["pictures", "kind", "prompts", "criterion", "right, %", "95 % interval"], rows)
+        for source, table in report["results"].items():
+            page.heading(source)
+            for kind in table["kinds"]:
+                page.paragraph(f"{kind}: green frames where everything is right, numbers are those of the prompts")
+                with Image.open(self.output / f"sheet_{source}_{kind}.png") as sheet:
+                    page.sheet(sheet)
+            cells = [
+                [label, *(_cell(kinds.get(kind)) for kind in CRITERIA)] for label, kinds in table["objects"].items()
+            ]
+            page.table(["object", *(f"{kind}: pictures, found, right (%)" for kind in CRITERIA)], cells)
+        page.heading("Protocol")
+        page.data({key: report[key] for key in ("protocol", "versions", "hashes")})
+        page.write(self.output / REPORT)
+
     def _about(self) -> dict:
         """Protocol, versions and hashes: what has to be equal for numbers to be comparable."""
         hashes = {
@@ -194,3 +221,11 @@ class ObjectsSuite:
             "font": font_sha256(),
         }
         return about("objects", self.recipe, hashes)
+
+
+def _interval(value: dict) -> str:
+    return " to ".join(f"{100 * bound:.1f}" for bound in value["interval"])
+
+
+def _cell(entry: dict | None) -> str:
+    return "" if entry is None else f"{entry['count']}, {100 * entry['found']:.0f}, {100 * entry['right']:.0f}"

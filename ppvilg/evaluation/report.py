@@ -62,6 +62,10 @@ class Report:
         ]
         self._parts.append('<div class="pictures">' + "\n".join(figures) + "</div>")
 
+    def sheet(self, image: Image.Image) -> None:
+        """One large picture, as wide as the page at most."""
+        self._parts.append(f'<p><img src="{_data_uri(image)}" style="max-width: 100%" alt=""></p>')
+
     def plot(self, figure: Any, caption: str = "") -> None:
         """A matplotlib figure as SVG; its text stays text."""
         below = f"<figcaption>{html.escape(caption)}</figcaption>"

@@ -52,6 +52,8 @@ def test_sheets_and_blind_pages(finished):
             assert Image.open(output / f"sheet_{source}_{kind}.png").width > 64
         assert len((output / f"verdicts_{source}.jsonl").read_text(encoding="utf-8").splitlines()) == 16
     assert sorted(path.name for path in (output / "blind").iterdir()) == ["page_01.png", "page_02.png"]
+    text = (output / "report.html").read_text(encoding="utf-8")
+    assert text.count("<img ") == 9 and text.count("<tr>") > 3 * 8 and "src=\"data:image/png;base64," in text
     key = json.loads((output / "blind_key.json").read_text(encoding="utf-8"))
     assert list(key) == [str(i + 1) for i in range(12)]
     assert sorted(entry["prompt_number"] for entry in key.values()) == list(range(12))
