@@ -36,7 +36,8 @@ class DataConfig:
     horizontal_flip: float = 0.0  # probability; leave 0 where captions speak of left and right
     caption: str = "zh"  # which caption is trained on: "zh" or "en"
     cache_latents: bool = True  # encode every picture once; needs crop "center" and horizontal_flip 0
-    workers: int = 0
+    cache_tags: bool = False  # find the words of every caption once (worth it where captions are too many to remember)
+    workers: int = 0  # processes per rank that read and decode ahead
     bad_sample_limit: int = 100
     max_validation_samples: int = 512
 

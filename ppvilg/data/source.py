@@ -154,7 +154,7 @@ class _OpenFiles:
     def read(self, path: str, offset: int, length: int) -> bytes:
         with self._lock:
             file = self._files.pop(path, None)
-            if file is None:
+            if file is None or not os.fstat(file.fileno()).st_nlink:  # deleted or replaced since it was opened
                 file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed when it falls out and is not in use)
             self._files[path] = file
             if len(self._files) > _OPEN_FILES:

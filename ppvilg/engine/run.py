@@ -18,6 +18,7 @@ from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, writ
 from ppvilg.engine.denoiser import Conditioning, DenoiserStage
 from ppvilg.engine.latents import cache_latents
 from ppvilg.engine.precision import Precision
+from ppvilg.engine.tags import cache_tags
 from ppvilg.engine.topology import experts_of
 from ppvilg.engine.trainer import Trainer, check_shares
 
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 _FREE = ("steps", "decay", "learning_rate", "final_learning_rate", "log_every", "checkpoint_every", "keep_checkpoints",
          "validate_every", "sample_every", "validation_timesteps", "keep_every", "only", "start", "weighting_scheme",
          "logit_mean", "logit_std")
-_FREE_DATA = ("train", "validation", "annotations", "workers", "bad_sample_limit", "max_validation_samples")
+_FREE_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "bad_sample_limit",
+              "max_validation_samples")
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class Run:
                                                 self.output / "tokenizer")
         self.conditioning = Conditioning(recipe, tokenizer, builder.build_text_knowledge(recipe, tokenizer),
                                          builder.build_visual_knowledge(recipe))
+        if recipe.data.cache_tags and recipe.knowledge.text.enabled:
+            self.conditioning.text.tagger = cache_tags(self.training, cache).tag
 
     def _captions(self) -> list[str]:
         """Every caption of the training data; samples with wrong boxes were named when their latents were made."""

@@ -283,6 +283,7 @@ class TextKnowledge:
         self.max_length = max_length
         self.key_token_weight = key_token_weight
         self.mark = mark
+        self.tagger = tag  # may be replaced by one that looks its words up
         self._encode_text = lru_cache(maxsize=65536)(self._encode_one)  # captions repeat over epochs
         self._pieces = lru_cache(maxsize=65536)(lambda word: tuple(tokenizer.tokenize(word)))
 
@@ -347,7 +348,7 @@ class TextKnowledge:
         if not self.mark:
             text = strip_marks(text)
         if tags is None or "".join(word for word, _ in tags) != text:
-            tags = tag(text)
+            tags = self.tagger(text)
         tokens: list[str] = []
         weights: list[float] = []
         for given, word in _marked_words(tags):

@@ -25,6 +25,7 @@ from PIL import Image
 
 from ppvilg.data import BatchOrder, ImageTransform, SampleLoader, open_source, sample_rng
 from ppvilg.data.prepare import make_sample
+from ppvilg.engine.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, build_tokenizer
 from ppvilg.knowledge.text import tag
 
@@ -137,6 +138,7 @@ def measure(folder: Path, size: int, samples: int, rounds: int) -> dict[str, np.
     tokenizer = build_tokenizer([source.read_text(i).captions["zh"] for i in range(200)], folder / "tokenizer")
     off = TextKnowledge(tokenizer, 48, 0.0, mark=False), VisualKnowledge(0.0, completion=False)
     on = TextKnowledge(tokenizer, 48, 0.01), VisualKnowledge(0.1, replacement_probability=0.1)
+    on[0].tagger = cache_tags(source, folder).tag  # as data.cache_tags=true does
     streams = {
         "webdataset": webdataset_batches(folder, transform),
         "ours": our_batches(folder, transform),

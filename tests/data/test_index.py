@@ -137,6 +137,14 @@ def test_shards_swapped_or_lost_after_indexing_are_noticed(data):
         assert caught.value.key == f"{index:05d}" and f"{index // 4}.tar" in caught.value.source
 
 
+def test_a_deleted_shard_is_gone_though_it_is_still_open(data):
+    source = open_source(data)
+    assert source.read(0).image is not None
+    (data / "0.tar").unlink()
+    with pytest.raises(BadSample, match="cannot be read"):
+        source.read(0)
+
+
 def test_keys_behave_like_a_list(data):
     keys = open_source(data).keys
     assert keys[0] == "00000" and keys[-1] == "00011" and keys[2:4] == ["00002", "00003"] and len(keys) == 12
