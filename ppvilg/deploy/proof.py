@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -119,7 +120,9 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def draw(pipeline: ErnieViLG2Pipeline, prompts: Sequence[str], size: tuple[int, int] | None) -> np.ndarray:
     """Pictures (N, H, W, 3) in [0, 1] of the prompts after 20 steps, with the pipeline's guidance and seeds from 0."""
     height, width = size or (None, None)
-    return pipeline(
+    quiet = copy.copy(pipeline)
+    quiet.set_progress_bar_config(disable=True)
+    return quiet(
         list(prompts), num_inference_steps=STEPS, generator=0, output_type="np", height=height, width=width
     ).images
 

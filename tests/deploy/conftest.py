@@ -1,0 +1,41 @@
+"""A tiny pipeline of two experts and its export bundle, made once for the folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pipelines.conftest import CAPTIONS, components  # noqa: F401  (components: a fixture)
+
+PROMPTS = CAPTIONS[:3]
+
+
+@pytest.fixture(scope="session")
+def tiny(components):  # noqa: F811
+    """A dygraph pipeline; tests must leave it as it is."""
+    import paddle
+
+    from ppvilg.models import MoDEUNet2DConditionModel
+    from ppvilg.pipelines import ErnieViLG2Pipeline
+
+    paddle.seed(3)
+    unet = MoDEUNet2DConditionModel.from_base(components["unet"], 2)
+    unet.eval()
+    built = ErnieViLG2Pipeline(
+        **{**components, "unet": unet},
+        key_token_weight=0.5,
+        max_length=16,
+        default_num_inference_steps=3,
+        default_guidance_scale=2.0,
+    )
+    built.set_progress_bar_config(disable=True)
+    return built
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny, tmp_path_factory):
+    """The export of `tiny`; tests must leave it as it is."""
+    from ppvilg.deploy import export_pipeline
+
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    export_pipeline(tiny, folder, prompts=PROMPTS)
+    return folder
