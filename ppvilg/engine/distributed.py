@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from ppvilg.engine.topology import Axes, Layout, layout_of, resolve_axes
 from ppvilg.engine.traffic import Traffic
 
 traffic = Traffic()
-_barriers = itertools.count()
+_meetings: Counter = Counter()
 _notes = itertools.count()
 _stores: list = []  # gloo groups need theirs to stay alive
 
@@ -193,22 +194,29 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until every rank is here, however long one of them takes.
 
-    It counts arrivals in the store that the ranks met in: gloo's own barrier gives up after half a minute, less than
-    drawing, saving or encoding on one rank may take. The main rank, which hosts the store, is the last to go on.
+    gloo's own barrier gives up after half a minute, less than drawing, saving or encoding on one rank may take. The
+    main rank, which hosts the store, is the last to go on.
     """
     if world_size() == 1:
         return
-    store, key = paddle.distributed.collective._default_store, f"ppvilg/barrier/{next(_barriers)}"
+    _meet("world", world_size())
+    _meet("left", world_size(), wait=is_main())
+
+
+def _meet(name: str, count: int, wait: bool = True) -> None:
+    """Wait until `count` ranks have called this as often: arrivals are counted in the store that all ranks met in."""
+    store, key, pause = paddle.distributed.collective._default_store, f"ppvilg/meeting/{name}", 0.0005
+    _meetings[name] += 1
     store.add(key, 1)
-    _await(store, key)
-    store.add(f"{key}/left", 1)
-    if is_main():
-        _await(store, f"{key}/left")
+    while wait and store.add(key, 0) < count * _meetings[name]:
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.02)
 
 
-def _await(store, key: str) -> None:
-    while store.add(key, 0) < world_size():
-        time.sleep(0.02)
+def _meet_before_gloo(name: str, count: int) -> None:
+    """gloo gives up when a rank is half a minute late; on a busy machine, or after long work, one may well be."""
+    if paddle.get_device() == "cpu":
+        _meet(name, count)
 
 
 def from_main(text: str) -> str:
@@ -227,6 +235,7 @@ def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:
     place = layout()
     if place.shares == 1:
         return
+    _meet_before_gloo(f"group {place.group} of {place.groups}", place.shares)
     with traffic.of("start"):
         for layer in layers:
             for tensor in list(layer.parameters()) + list(layer.buffers()):
@@ -235,12 +244,19 @@ def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:
 
 def agree(flags: np.ndarray) -> np.ndarray:
     """Maximum of small non-negative integers (n,) over the ranks that train the same weights."""
-    return _maximum(flags, _current().ranks) if layout().shares > 1 else flags
+    place = layout()
+    if place.shares == 1:
+        return flags
+    _meet_before_gloo(f"group {place.group} of {place.groups}", place.shares)
+    return _maximum(flags, _current().ranks)
 
 
 def agree_in_world(flags: np.ndarray) -> np.ndarray:
     """Maximum of small non-negative integers (n,) over all ranks."""
-    return _maximum(flags, None) if world_size() > 1 else flags
+    if world_size() == 1:
+        return flags
+    _meet_before_gloo("world", world_size())
+    return _maximum(flags, None)
 
 
 def _maximum(flags: np.ndarray, group) -> np.ndarray:
@@ -302,6 +318,7 @@ def mean_over_ranks(values: np.ndarray) -> np.ndarray:
     """Mean of a float array over all ranks, (n,) -> (n,)."""
     if world_size() == 1:
         return values
+    _meet_before_gloo("world", world_size())
     tensor = paddle.to_tensor(values.astype(np.float32))
     with traffic.of("log"):
         dist.all_reduce(tensor)

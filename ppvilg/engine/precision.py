@@ -24,11 +24,17 @@ class Precision:
             self.level = "O0"
         if self.level != "O0" and self.dtype == "float16":
             self.scaler = paddle.amp.GradScaler(init_loss_scaling=2.0**15)
+            self._make_scale_printable()
 
     @staticmethod
     def supported() -> bool:
         """Whether paddle.amp has an effect on the current device."""
         return paddle.get_device() != "cpu"
+
+    def _make_scale_printable(self) -> None:
+        """At an overflow Paddle prints float(scale), which numpy 2.4 refuses for arrays with an axis: give it none."""
+        if self.scaler.is_enable():
+            self.scaler._scale = self.scaler._scale.reshape([])
 
     def prepare(self, networks: list[paddle.nn.Layer], optimizer) -> None:
         """O2: weights of the trained networks in the low precision, master copies in the optimizer."""
@@ -69,3 +75,4 @@ class Precision:
         if self.scaler is not None and state:
             counts = {name: int(state[name][0]) for name in ("incr_count", "decr_count")}
             self.scaler.load_state_dict({**self.scaler.state_dict(), **counts, "scale": state["scale"]})
+            self._make_scale_printable()

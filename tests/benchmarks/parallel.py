@@ -1,6 +1,6 @@
 """Every form of parallelism against one process, and checkpoints carried from one to another.
 
-    python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume] [--launcher]
+    python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume] [--again]
 
 forms: a tiny model on four gloo ranks, stage base laid out as data 4, sharding 4 and data 2 x sharding 2, stage experts
 as expert 2 x data 2 (from the one process's base), each against one process with the same batches; prints the largest
@@ -60,6 +60,7 @@ class World:
             import paddlenlp.transformers  # noqa: F401
             import ppdiffusers  # noqa: F401
             import visualdl  # noqa: F401
+        shutil.rmtree(folder / "world", ignore_errors=True)
         data = self.tiny.write_world(folder / "world")
         self.recipe = self.tiny.write_recipe(folder / "world" / "recipe.yml")
         self.settings = [*SETTINGS, f"data.train={data[0]}", f"data.validation={data[1]}"]
@@ -72,10 +73,13 @@ class World:
         """Train into `<folder>/<name>`, on as many ranks as the axes need."""
         output, axes = self.folder / name, axes or {}
         ranks, arguments = int(np.prod(list(axes.values()) or [1])), self.arguments(output, axes, *settings)
-        started = time.monotonic()
+        done, started = Path(f"{output}.done"), time.monotonic()
+        if done.exists():
+            return output
         codes = self._launch(output, ranks, arguments) if self.launcher else self._fork(output, ranks, arguments)
         if any(codes):
             raise RuntimeError(f"{name} ended with {codes}; see {output}*.log")
+        done.touch()
         print(f"  ({name}: {time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
         return output
 
@@ -116,7 +120,9 @@ class World:
         return codes
 
     def begin_from(self, name: str, source: Path, *parts: str) -> None:
-        """Make `<folder>/<name>` of parts of another output."""
+        """Make `<folder>/<name>` of parts of another output, unless it is finished."""
+        if (self.folder / f"{name}.done").exists():
+            return
         shutil.rmtree(self.folder / name, ignore_errors=True)
         for part in parts:
             shutil.copytree(source / part, self.folder / name / part)
@@ -251,10 +257,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--folder", type=Path, help="where to run; a temporary folder if not given")
     parser.add_argument("--only", choices=("forms", "resume"))
+    parser.add_argument("--again", action="store_true", help="go on in a folder after a stop; finished runs are kept")
     parser.add_argument("--launcher", action="store_true", help="start ranks with paddle.distributed.launch")
     arguments = parser.parse_args()
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="parallel-"))).resolve()
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()) and not arguments.again:
         raise SystemExit(f"error: {folder} is not empty; choose another folder")
     world = World(folder, arguments.steps, arguments.launcher)
     print(f"{arguments.steps} steps of base and experts; outputs and logs in {folder}", flush=True)

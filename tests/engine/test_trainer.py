@@ -336,7 +336,7 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale(train, as_on_a_gpu):
     assert states[4]["net"]["net.0.weight"].tobytes() != states[3]["net"]["net.0.weight"].tobytes()
     resumed = train("overflow", Precision(PrecisionConfig("O1", "float16")), steps=7)
     resumed.resume()
-    assert float(resumed.precision.scaler.state_dict()["scale"][0]) == 2.0**14
+    assert float(resumed.precision.state_dict()["scale"][0]) == 2.0**14
 
 
 def test_low_precision_weights_have_master_copies(train, as_on_a_gpu, monkeypatch):
