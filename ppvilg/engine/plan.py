@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import paddle
 from paddlenlp.transformers import ErnieConfig, ErnieModel
+from paddlenlp.transformers.model_utils import no_init_weights
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel
 
 from ppvilg.config import Recipe
@@ -29,17 +30,23 @@ _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze", "data", "parameter", "fu
 # ---- shapes
 
 
-def build_parts(recipe: Recipe) -> dict[str, paddle.nn.Layer]:
-    """One denoiser, text encoder and autoencoder with the recipe's real layers; call it under `paddle.LazyGuard`.
+PARTS = ("unet", "text_encoder", "vae")
 
-    Where the recipe takes published weights, its `config` must say their sizes all the same.
+
+def build_part(recipe: Recipe, part: str) -> paddle.nn.Layer:
+    """A part's real layers without weights: one denoiser, the text encoder or the autoencoder.
+
+    Call it under `paddle.LazyGuard` or in a static program, which allocate nothing. Where the recipe takes published
+    weights, its `config` must say their sizes all the same.
     """
     model = recipe.model
-    settings = plain(model.text_encoder.config)
-    vae = PatchAutoencoderKL if "patch_size" in model.vae.config else AutoencoderKL
-    return {"unet": UNet2DConditionModel(**plain(model.unet.config)),
-            "text_encoder": ErnieModel(ErnieConfig(**{"vocab_size": VOCABULARY, **settings})),
-            "vae": vae(**_with_vae_defaults(plain(model.vae.config)))}
+    if part == "unet":
+        return UNet2DConditionModel(**plain(model.unet.config))
+    if part == "vae":
+        kind = PatchAutoencoderKL if "patch_size" in model.vae.config else AutoencoderKL
+        return kind(**_with_vae_defaults(plain(model.vae.config)))
+    with no_init_weights(_enable=True):  # else it draws them, LazyGuard or not
+        return ErnieModel(ErnieConfig(**{"vocab_size": VOCABULARY, **plain(model.text_encoder.config)}))
 
 
 def _with_vae_defaults(config: dict) -> dict:
@@ -52,7 +59,7 @@ def _with_vae_defaults(config: dict) -> dict:
 def layer_shapes(recipe: Recipe) -> dict[str, dict[str, tuple[int, ...]]]:
     """{part: {parameter: shape}} without allocating one of them. RuntimeError if Paddle allocated all the same."""
     with paddle.LazyGuard():
-        parts = build_parts(recipe)
+        parts = {part: build_part(recipe, part) for part in PARTS}
     allocated = [f"{part}.{name}" for part, layer in parts.items() for name, p in layer.named_parameters()
                  if p._is_initialized()]
     if allocated:
@@ -97,9 +104,9 @@ def trace(recipe: Recipe, width: int, height: int) -> dict[str, Work]:
     model, found = recipe.model, {}
     factor = model.vae.config.get("patch_size", 1) * 2 ** (len(model.vae.config.get("block_out_channels", [64])) - 1)
     channels, length = model.unet.config.get("in_channels", 4), model.tokenizer.max_length
-    for part in ("unet", "text_encoder", "vae"):
+    for part in PARTS:
         with _static_program() as program:
-            layer = build_parts(recipe)[part]
+            layer = build_part(recipe, part)
             marks = _watch_blocks(layer, program)
             if part == "unet":
                 layer(paddle.static.data("latents", [1, channels, height // factor, width // factor]),

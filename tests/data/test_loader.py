@@ -190,6 +190,18 @@ def test_resuming_is_starting_at_a_step(damaged):
         assert same(one, other)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_wanted_steps_are_read(damaged, workers):
+    """As a group of experts reads: every third step from the second on."""
+    loader = make_loader(damaged, workers=workers)
+    whole = {step: (step, batch) for step, batch in take(make_loader(damaged), 14)}
+    batches = loader.iterate_from(5, lambda step: step % 3 == 1)
+    got = list(islice(batches, 3))
+    batches.close()
+    assert [step for step, _ in got] == [7, 10, 13] and loader.report.used == 18
+    assert all(same(one, whole[one[0]]) for one in got)
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_are_the_global_batch(damaged, world_size):
     alone = take(make_loader(damaged), 20)
