@@ -41,7 +41,8 @@ setup(
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
         # selenium drives the voters' page where Chromium is installed; later ones need a urllib3 that ppdiffusers refuses
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33", "webdataset==1.0.2"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33",
+                 "webdataset==1.0.2"],
         # The same weights in PyTorch and the same numbers by other people's programs, for the tests that compare; the CPU
         # builds of torch and torchvision come from --extra-index-url https://download.pytorch.org/whl/cpu
         "peers": [
