@@ -274,6 +274,7 @@ def exported_unet(
     model = MoDEUNet2DConditionModel(**manifest.components["unet"], experts=[])
     for index in range(model.num_experts) if experts is None else experts:
         model.experts[index] = open_expert(folder, manifest, index, backend, threads)
+    model.experts.dtype = paddle.float32  # no parameter tells it
     model.eval()
     return model
 

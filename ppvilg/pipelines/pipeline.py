@@ -155,7 +155,12 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         return cls(**published_components(ernie, unet, vae, scheduler, from_diffusers, num_experts), **config)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Writes every component (safetensors) and model_index.json, without the paths they were loaded from."""
+        """Writes every component (safetensors) and model_index.json, without the paths they were loaded from.
+
+        ValueError for an exported pipeline: its bundle is what it is on disk.
+        """
+        if not all(hasattr(component, "save_pretrained") for component in (self.vae, self.text_encoder)):
+            raise ValueError("an exported pipeline has no weights to save: copy the folder of its bundle instead")
         super().save_pretrained(os.fspath(save_directory), **kwargs)
         forget_paths(Path(save_directory))
 

@@ -157,6 +157,14 @@ def test_streamed_experts_draw_the_same(bundle):
     assert both[1].unet.experts.record.peak_experts == 1
 
 
+def test_an_exported_pipeline_is_not_saved_in_part(bundle, tmp_path):
+    exported = ErnieViLG2Pipeline.from_exported(bundle, "cpu")
+    assert exported.dtype == paddle.float32
+    with pytest.raises(ValueError, match="copy the folder of its bundle"):
+        exported.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 # ---- faults ----
 
 
