@@ -1,6 +1,6 @@
 """Ranks are SIGKILLed at random moments; the supervisor brings the run back, and it must end as if nothing had been.
 
-    python tests/benchmarks/faults.py [--kills 20] [--seed 0] [--folder /tmp/faults] [--launcher]
+    python tests/benchmarks/faults.py [--kills 20] [--seed 0] [--folder /tmp/faults] [--again] [--launcher]
 
 Two gloo ranks (`distributed.expert=2`: base is data parallel, then each rank trains experts of its own and writes its
 own part of every checkpoint) train a tiny recipe undisturbed, then under ppvilg.supervise while one rank after another
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,10 +108,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to run; a temporary folder if not given")
+    parser.add_argument("--again", action="store_true", help="keep the undisturbed run that is in the folder")
     parser.add_argument("--launcher", action="store_true", help="run paddle.distributed.launch under the supervisor")
     arguments = parser.parse_args()
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="faults-"))).resolve()
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()) and not arguments.again:
         raise SystemExit(f"error: {folder} is not empty; choose another folder")
     sys.path.insert(0, str(ROOT))
     from ppvilg.engine.checkpoint import hash_folder
@@ -123,6 +125,7 @@ def main() -> None:
     whole = world.run("undisturbed", AXES)
     print(f"the same with {arguments.kills} SIGKILLs:", flush=True)
     killed = folder / "killed"
+    shutil.rmtree(killed, ignore_errors=True)
     code, killer = supervised(world, killed, world.arguments(killed, AXES), arguments.kills, arguments.seed)
     left = descendants(os.getpid())
     different = [stage for stage in STAGES if not same_bits(killed, whole, stage)
