@@ -57,7 +57,8 @@ def load(arguments: argparse.Namespace):
 
     resident = arguments.max_resident_experts
     if is_bundle(arguments.model):
-        return ErnieViLG2Pipeline.from_exported(arguments.model, arguments.backend or "onednn", resident)
+        arguments.backend = arguments.backend or "onednn"
+        return ErnieViLG2Pipeline.from_exported(arguments.model, arguments.backend, resident)
     if arguments.backend:
         raise ValueError(f"--backend is for export bundles, which {arguments.model} is not: export it first")
     return ErnieViLG2Pipeline.from_pretrained(arguments.model, max_resident_experts=resident)

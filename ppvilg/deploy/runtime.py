@@ -61,12 +61,18 @@ def inference_config(folder: Path, backend: str, threads: int | None = None) -> 
     config.disable_gpu()
     config.set_cpu_math_library_num_threads(threads or _default_threads())
     if backend == "onednn":
-        config.enable_onednn()
+        _switch_onednn(config, "enable")
         # With oneDNN this pass overwrites a buffer that the sine and cosine of the timestep share: silently wrong.
         config.delete_pass("inplace_pass")
     else:
-        config.disable_onednn()  # it is on by default, with that pass
+        _switch_onednn(config, "disable")  # it is on by default, with that pass
     return config
+
+
+def _switch_onednn(config: inference.Config, verb: str) -> None:
+    """`enable` or `disable`; oneDNN was called MKL-DNN before, and Paddle's methods with it."""
+    switch = getattr(config, f"{verb}_onednn", None) or getattr(config, f"{verb}_mkldnn")
+    switch()
 
 
 def _default_threads() -> int:

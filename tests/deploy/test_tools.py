@@ -26,7 +26,7 @@ def test_pictures_of_a_bundle_are_those_of_its_pipeline(infer, tiny, bundle, tmp
     expected = np.asarray(tiny("三只企鹅", generator=4).images[0], int)
     for name in ("00000.png", "00001.png"):
         assert np.abs(np.asarray(Image.open(tmp_path / name), int) - expected).max() <= 1
-    assert read_metadata(tmp_path / "00000.png")["backend"] == "cpu"
+    assert [read_metadata(tmp_path / f"0000{i}.png")["backend"] for i in range(2)] == ["cpu", "onednn"]
 
 
 def test_mistakes_are_one_line(infer, bundle, tmp_path, capsys):
