@@ -77,6 +77,8 @@ class AblationRecipe:
     output: str = MISSING
     training: str = "configs/emoji64.yml"  # recipe of the data, the networks and the stages
     train_tool: str = "tools/train.py"
+    train_data: str | None = None  # None: the data of the training recipe
+    validation_data: str | None = None
     overrides: list[str] = field(default_factory=list)  # of the training recipe, for the base and for every arm
     base: str | None = None  # finished run whose base, tokenizer and vae are used; None: one is trained
     base_steps: int = 2000
@@ -253,7 +255,9 @@ class AblationSuite:
     def _settings(self, own: Sequence[str]) -> dict:
         """What a training run depends on: the text of its recipe, and overrides, of which the last wins."""
         content = Path(self.recipe.training).read_text(encoding="utf-8")
-        return {"overrides": [*self.recipe.overrides, *own], "training": content}
+        places = {"data.train": self.recipe.train_data, "data.validation": self.recipe.validation_data}
+        data = [f"{key}={value}" for key, value in places.items() if value is not None]
+        return {"overrides": [*self.recipe.overrides, *data, *own], "training": content}
 
     def _train_base(self) -> None:
         settings = self._base_settings()

@@ -72,7 +72,11 @@ def overrides(world, output, **others) -> list[str]:
         prompts="{single: 4, pair: 3, count: 3}",
         num_inference_steps=2,
         reference_pictures=40,
-        overrides=f"[data.train={world[0]},data.validation={world[1]},train.vae.steps=2,train.vae.ema_every=1]",
+        train_data=world[0],
+        validation_data=world[1],
+        scheduler="ddim",
+        alignment="all",
+        overrides="[train.vae.steps=2,train.vae.ema_every=1]",
     )
     return [f"{key}={value}" for key, value in {**small, "output": output, **others}.items()]
 
