@@ -1,6 +1,10 @@
 """Settings of the whole suite, made before anything imports paddle."""
 
+import importlib
 import os
+import re
+
+import pytest
 
 # One thread per process: the suite runs in as many processes as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,3 +15,38 @@ os.environ.setdefault("FLAGS_use_stride_kernel", "0")
 from ppvilg._runtime import use_avx2_on_amd  # noqa: E402
 
 use_avx2_on_amd()
+
+LIBRARIES: list = []  # what a library of operators defined goes when it goes
+
+
+def import_or_define(name: str):
+    """Import a module; torchvision also where its compiled part does not fit PyTorch, which no test here needs."""
+    for _ in range(5):
+        try:
+            return importlib.import_module(name)
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if not missing:
+                raise
+            import torch
+
+            LIBRARIES.append(torch.library.Library("torchvision", "FRAGMENT"))
+            LIBRARIES[-1].define(f"{missing[1]}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    raise AssertionError(f"{name} cannot be imported")
+
+
+@pytest.fixture(scope="session")
+def import_peer():
+    """Import a module of another project, or skip where it is not installed."""
+
+    def load(name: str):
+        try:
+            import_or_define("torchvision")  # which diffusers and transformers import where it is installed
+        except ModuleNotFoundError:
+            pass
+        try:
+            return import_or_define(name)
+        except ModuleNotFoundError as error:
+            pytest.skip(f"{name.partition('.')[0]} is not installed ({error})")
+
+    return load

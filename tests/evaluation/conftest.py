@@ -2,41 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-
 import pytest
-
-LIBRARIES: list = []  # what a library defined goes when it goes
-
-
-def define_operator(name: str) -> None:
-    """Let torchvision be imported where its compiled part does not fit PyTorch; no test calls what is missing."""
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    LIBRARIES.append(library)
-
-
-@pytest.fixture(scope="session")
-def import_peer():
-    """Import a module of another project, or skip where it is not installed."""
-
-    def load(name: str):
-        for _ in range(5):
-            try:
-                return importlib.import_module(name)
-            except ModuleNotFoundError as error:
-                pytest.skip(f"{name.partition('.')[0]} is not installed ({error})")
-            except RuntimeError as error:
-                missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-                if not missing:
-                    raise
-                define_operator(missing[1])
-        raise AssertionError(f"{name} cannot be imported")
-
-    return load
 
 
 @pytest.fixture(scope="session")

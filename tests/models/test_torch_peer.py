@@ -2,15 +2,12 @@
 
 import numpy as np
 import paddle
-import pytest
 
 from ppvilg.models import MoDEUNet2DConditionModel
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed, nothing to compare with")
-diffusers = pytest.importorskip("diffusers", reason="PyTorch diffusers is not installed, nothing to compare with")
 
-
-def test_a_unet_saved_by_pytorch_diffusers_agrees(tiny_config, tmp_path):
+def test_a_unet_saved_by_pytorch_diffusers_agrees(tiny_config, tmp_path, import_peer):
+    torch, diffusers = import_peer("torch"), import_peer("diffusers")
     torch.manual_seed(0)
     peer = diffusers.UNet2DConditionModel(**tiny_config).eval()
     peer.save_pretrained(tmp_path / "peer")
