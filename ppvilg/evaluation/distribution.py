@@ -15,6 +15,14 @@ from scipy import linalg, stats
 
 ROWS = 1024  # of a matrix of distances that are in memory at once
 METRICS = ("fid", "kid", "prdc")
+RANGES = {  # of what is measured, to which intervals are cut
+    "fid": (0.0, np.inf),
+    "kid": (-np.inf, np.inf),  # unbiased, so that small ones may come out below 0
+    "precision": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "density": (0.0, np.inf),
+    "coverage": (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -247,16 +255,19 @@ def compare(
     results = {}
     if "fid" in metrics:
         value = frechet_distance(Moments.of(generated), moments)
-        results["fid"] = _entry(value, frechet_leave_out(generated, moments, parts))
+        results["fid"] = _entry("fid", value, frechet_leave_out(generated, moments, parts))
     if "kid" in metrics:
         distances = kernel_distances(generated, reference, kid_subsets, kid_subset_size)
         left = kernel_leave_out(generated, reference, parts) if parts else []
-        results["kid"] = {**_entry(float(distances.mean()), left), "subset_std": float(distances.std())}
+        results["kid"] = {**_entry("kid", float(distances.mean()), left), "subset_std": float(distances.std())}
     if "prdc" in metrics:
         for name, value in manifold_metrics(reference, generated, nearest_k, parts).items():
-            results[name] = _entry(*value)
+            results[name] = _entry(name, *value)
     return results
 
 
-def _entry(value: float, leave_out: Sequence[float]) -> dict:
-    return {"value": value, "interval": jackknife_interval(value, leave_out) if len(leave_out) else None}
+def _entry(name: str, value: float, leave_out: Sequence[float]) -> dict:
+    if not len(leave_out):
+        return {"value": value, "interval": None}
+    low, high = np.clip(jackknife_interval(value, leave_out), *RANGES[name])
+    return {"value": value, "interval": [float(low), float(high)]}

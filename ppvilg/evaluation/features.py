@@ -314,11 +314,11 @@ class Statistics:
             raise ValueError(f"{path} holds numbers that are not finite")
         return cls(Moments(protocol["count"], mean, covariance), protocol, features)
 
-    def require(self, wanted: dict, origin: str) -> None:
-        """ValueError when the protocol says otherwise than `wanted` in any of its keys."""
+    def require(self, wanted: dict, origin: str, advice: str = "") -> None:
+        """ValueError when the protocol says otherwise than `wanted` in any of its keys; `advice` ends its message."""
         different = differences({key: self.protocol.get(key) for key in wanted}, wanted)
         if different:
-            raise ValueError(f"{origin} was measured with another protocol ({different})")
+            raise ValueError(f"{origin} was measured with another protocol ({different}){advice}")
 
 
 def feature_protocol(preparation: Preparation, network: FeatureNetwork) -> dict:

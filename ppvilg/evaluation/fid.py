@@ -133,7 +133,8 @@ class FidSuite:
         if isinstance(self.given, Statistics) or not path.is_file():
             return None
         kept = Statistics.load(path)
-        kept.require({**self.given.protocol(), **feature_protocol(self.preparation, self.network)}, str(path))
+        wanted = {**self.given.protocol(), **feature_protocol(self.preparation, self.network)}
+        kept.require(wanted, str(path), "; choose another output")
         return kept
 
     def run(self) -> dict:
@@ -222,7 +223,8 @@ class FidSuite:
         if len(rows) > 1:
             page.plot(sweep_figure(report["results"]), "Over guidance scales.")
         page.heading("Generated")
-        page.pictures([self.preparation(pictures[i]) for i in range(min(SHOWN, len(pictures)))])
+        first = range(min(SHOWN, len(pictures)))
+        page.pictures([self.preparation(pictures[i]) for i in first], [self._caption(pictures, i) for i in first])
         features = reference.features
         if features is not None:
             page.plot(scatter_figure(features, generated), "First two principal components of the reference.")
@@ -230,6 +232,10 @@ class FidSuite:
         page.heading("Protocol")
         page.data({key: report[key] for key in ("protocol", "reference", "versions", "hashes")})
         page.write(self.output / REPORT)
+
+    def _caption(self, pictures: Pictures, i: int) -> str:
+        """The prompt of a generated picture, or its name where the prompt is not known."""
+        return pictures.names[i] if self.painter is None else self.prompts[i]["prompt"]
 
     def _write_extremes(self, page: Report, reference: np.ndarray, generated: np.ndarray, pictures: Pictures) -> None:
         """Generated pictures least like any of the reference, and of the reference those least like any generated."""
@@ -241,7 +247,7 @@ class FidSuite:
             nearest_to_generated = np.minimum(nearest_to_generated, distances.min(axis=0))
         page.heading("Generated, farthest from the reference")
         worst = np.argsort(-nearest_to_generated)[: SHOWN // 2]
-        page.pictures([self.preparation(pictures[i]) for i in worst], [pictures.names[i] for i in worst])
+        page.pictures([self.preparation(pictures[i]) for i in worst], [self._caption(pictures, i) for i in worst])
         if isinstance(self.given, Pictures):
             radii = neighbour_distances(reference, min(self.recipe.nearest_k, len(reference) - 1))
             missed = np.argsort(-(nearest_to_reference / np.maximum(radii, 1e-12)))[: SHOWN // 2]
@@ -299,7 +305,7 @@ def scatter_figure(reference: np.ndarray, generated: np.ndarray, most: int = 150
     axes = figure.subplots()
     for features, label, colour in ((reference, "reference", "#888888"), (generated, "generated", "#d62728")):
         x, y = ((features[:most] - mean) @ directions).T
-        axes.scatter(x, y, s=4, alpha=0.5, label=label, color=colour, linewidths=0, rasterized=True)
-    axes.legend(markerscale=3)
+        axes.scatter(x, y, s=10, alpha=0.6, label=label, color=colour, linewidths=0, rasterized=True)
+    axes.legend(markerscale=2)
     axes.set(xlabel="first component", ylabel="second component")
     return figure

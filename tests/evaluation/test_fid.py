@@ -208,6 +208,7 @@ def test_another_reference_does_not_mix(finished, reference, tmp_path):
     write_dataset(tmp_path / "other", 30, seed=6, split="validation")
     message = refused(FidRecipe(**{**asdict(recipe), "reference": str(tmp_path / "other")}))
     assert "reference.npz was measured with another protocol (count 40, not 30" in message
+    assert message.endswith("; choose another output")
     message = refused(FidRecipe(**{**asdict(recipe), "seed": 1}))
     assert "holds pictures of another protocol (suite_seed 0, not 1)" in message
 
