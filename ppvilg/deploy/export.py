@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
 from ppvilg.pipelines.published import STABLE_DIFFUSION_SCHEDULE
+from ppvilg.pipelines.zoo import forget_paths
 
 from . import proof
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part
@@ -126,6 +127,7 @@ def export_pipeline(
         exporter = Exporter(folder, manifest, backends)
         pipeline.scheduler.save_pretrained(str(folder / "scheduler"))
         pipeline.tokenizer.save_pretrained(str(folder / "tokenizer"))
+        forget_paths(folder)
         plans = _pipeline_plans(pipeline, prompts)
         with tqdm(total=len(plans) * (1 + len(backends)) + 1 + len(backends), desc="export", unit="step") as progress:
             for plan, cases in plans:
