@@ -24,7 +24,7 @@ from ppvilg.pipelines.zoo import forget_paths
 
 from . import proof
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part
-from .manifest import GRAPH, Manifest, installed_versions, stored
+from .manifest import GRAPH, WEIGHTS, Manifest, installed_versions, stored
 from .proof import LATENT_TOLERANCE, PART_TOLERANCE, PICTURE_TOLERANCE, ProofError
 from .runtime import Predictor, exported_components, exported_unet, program_version, require_backend
 
@@ -132,6 +132,7 @@ def export_pipeline(
         with tqdm(total=len(plans) * (1 + len(backends)) + 1 + len(backends), desc="export", unit="step") as progress:
             for plan, cases in plans:
                 exporter.add(plan, cases, progress)
+            _check_smaller(manifest)
             _store_other_files(folder, manifest)
             manifest.write(folder)
             _prove_pictures(exporter, pipeline, prompts, size, progress)
@@ -157,6 +158,7 @@ def export_experts(
         with tqdm(total=steps, desc="export", unit="step") as progress:
             for plan, cases in _expert_plans(unet, None):
                 exporter.add(plan, cases, progress)
+            _check_smaller(manifest)
             manifest.write(folder)
             _prove_latents(exporter, unet, latent_size, progress)
         manifest.write(folder)
@@ -226,6 +228,19 @@ def _expert_plans(unet: MoDEUNet2DConditionModel, prompts: tuple | None) -> list
         (expert_plan(expert, k), proof.expert_cases(expert, block, sizes, prompts))
         for k, (expert, block) in enumerate(zip(unet.experts, pairwise(unet.boundaries)))
     ]
+
+
+def _check_smaller(manifest: Manifest) -> None:
+    """ValueError unless narrower weights made the files at least a quarter smaller: they have no other use."""
+    if manifest.weights == "float32":
+        return
+    whole = sum(part.weight_bytes for part in manifest.parts.values())
+    found = sum(part.files[WEIGHTS].bytes for part in manifest.parts.values())
+    if found > 0.75 * whole:
+        raise ValueError(
+            f"weights stored as {manifest.weights} take {found} bytes, {found / whole:.0%} of float32: this model has "
+            "too few large matrices, export it with weights 'float32'; nothing was written"
+        )
 
 
 def _store_other_files(folder: Path, manifest: Manifest) -> None:

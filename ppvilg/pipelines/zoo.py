@@ -47,8 +47,9 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
 
 
 def forget_paths(folder: Path) -> None:
-    """Removes from the JSON files of a pipeline folder or bundle what the libraries note of where its parts were loaded from."""
-    for file in [*folder.glob("model_index.json"), *folder.glob("*/config.json"), *folder.glob("*/tokenizer_config.json")]:
+    """Removes from the JSON files of a pipeline folder or bundle where the libraries note that parts were loaded from."""
+    patterns = ("model_index.json", "*/config.json", "*/tokenizer_config.json")
+    for file in [file for pattern in patterns for file in folder.glob(pattern)]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if any(content.pop(key, None) is not None for key in ("_name_or_path", "special_tokens_map_file")):
             file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
