@@ -3,7 +3,7 @@
 from .loader import Batch, LoadReport, SampleLoader, sample_rng
 from .order import BatchOrder, RangeBuckets
 from .records import BadSample, ObjectBox, Record, decode_image, validate_objects
-from .report import DataReport
+from .report import DataReport, Tally
 from .source import RecordSource, open_source
 from .transforms import ImageTransform, Placement
 
@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "RecordSource",
     "SampleLoader",
+    "Tally",
     "decode_image",
     "open_source",
     "sample_rng",

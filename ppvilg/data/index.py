@@ -193,20 +193,19 @@ class Index:
         """[key, extension, entry] that lies between two bytes of the texts."""
         return json.loads(self._text[start:end].tobytes().decode("utf-8", "surrogatepass"))
 
-    def problems(self, limit: int | None = None) -> list[BadSample]:
-        """What could not be used while indexing, all of it or the first ones."""
-        rows = self._rows("problems", limit)
-        joined = (os.path.join(self.base, row["source"]) if self.base and row["source"] else row["source"]
-                  for row in rows)
-        return [BadSample(row["key"], source, row["reason"]) for row, source in zip(rows, joined)]
+    def problems(self) -> Iterator[BadSample]:
+        """What could not be used while indexing, read one by one."""
+        for row in self._rows("problems"):
+            source = os.path.join(self.base, row["source"]) if self.base and row["source"] else row["source"]
+            yield BadSample(row["key"], source, row["reason"])
 
-    def keys(self, which: str, limit: int | None = None) -> list[str]:
-        """Keys of "unannotated" samples or "unmatched" annotations."""
-        return self._rows(which, limit)
+    def keys(self, which: str) -> Iterator[str]:
+        """Keys of "unannotated" samples or "unmatched" annotations, read one by one."""
+        return self._rows(which)
 
-    def _rows(self, name: str, limit: int | None) -> list:
+    def _rows(self, name: str) -> Iterator:
         with open(self.folder / f"{name}.jsonl", encoding="utf-8") as file:
-            return [json.loads(line) for _, line in zip(range(limit if limit is not None else 2**62), file)]
+            yield from map(json.loads, file)
 
 
 def stamp_of(path: str | os.PathLike) -> list[int]:
@@ -248,9 +247,14 @@ def open_index(base: str, request: dict, stamps: dict, max_pixels: int, fill, ho
 
     Several processes may ask at once: one builds, the others wait. ValueError when nothing is usable, naming why.
     """
+    name = "index_" + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+    beside = Path(base or ".") / HOME
+    if home is None and (beside / name).is_dir() and not os.access(beside, os.W_OK):  # made by somebody who could
+        ready, _ = _usable(beside / name, base, stamps)
+        if ready is not None:
+            return ready
     home = home_of(base) if home is None else Path(home)
     home.mkdir(parents=True, exist_ok=True)
-    name = "index_" + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
     folder = home / name
     with only_one(home / f".{name}.lock"):
         old, changed = _usable(folder, base, stamps)

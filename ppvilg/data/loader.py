@@ -21,7 +21,7 @@ import numpy as np
 
 from .order import BatchOrder
 from .records import BadSample, Record
-from .report import DataReport
+from .report import DataReport, Tally
 from .source import RecordSource
 from .transforms import ImageTransform
 
@@ -264,7 +264,7 @@ class SampleLoader:
         attempts = max(self.bad_sample_limit, 16)
         reader = Reader(self.source, self.transform, self.order, self.seed, self._slots, attempts)
         ledger = _Ledger(self._account, self.order, step, rank=self._rank, world_size=self._world_size)
-        if self._account is not None:
+        if self._account is not None and self._rank == 0:
             self._account.data(self.source, rank=self._rank, world_size=self._world_size)
         steps, wanted = (filter(takes or (lambda step: True), itertools.count(step)) for _ in range(2))
         pool = WorkerPool(reader, self.workers, self.workers * self.prefetch, wanted) if self.workers else None
@@ -319,7 +319,7 @@ class _Ledger:
         self.first = self.next = step
         self.epoch = self.order.epoch_of(step)
         self.end = self.order.epoch_start(self.epoch + 1)
-        self.read, self.used, self.bad = 0, 0, []
+        self.read, self.used, self.skipped = 0, 0, Tally()
 
     def add(self, step: int, loaded: Loaded) -> None:
         if self.account is None:
@@ -330,12 +330,13 @@ class _Ledger:
         self.next = step + 1
         self.used += len(loaded.records)
         self.read += len(loaded.records) + len(loaded.bad)
-        self.bad += [problem for _, problem in loaded.bad]
+        for _, problem in loaded.bad:
+            self.skipped.add(problem)
 
     def close(self) -> None:
         if self.account is not None and self.next > self.first:
             self._write("epoch" if self.next == self.end else "part of an epoch")
 
     def _write(self, what: str) -> None:
-        self.account.samples(what, self.read, self.used, self.bad, epoch=self.epoch, first_step=self.first,
+        self.account.samples(what, self.read, self.used, self.skipped, epoch=self.epoch, first_step=self.first,
                              next_step=self.next, **self.fields)  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from .records import BadSample
@@ -26,6 +27,20 @@ def kind_of(reason: str) -> str:
     return _PARTICULAR.sub("*", reason)
 
 
+class Tally:
+    """Problems counted by reason and by file; keeps no problem."""
+
+    def __init__(self, problems: Iterable[BadSample] = ()):
+        self.reasons, self.files = Counter(), Counter()
+        for problem in problems:
+            self.add(problem)
+
+    def add(self, problem: BadSample) -> None:
+        """Count one."""
+        self.reasons[kind_of(problem.reason)] += 1
+        self.files[file_of(problem.source)] += 1
+
+
 class DataReport:
     """Appends to one file: a line about the data, then a line per epoch, and one when reading ends."""
 
@@ -36,7 +51,7 @@ class DataReport:
         """What indexing found: every file with a problem is named, with how many and the first reason."""
         manifest = source.index.manifest
         files: dict[str, list] = {}
-        for problem in source.bad:
+        for problem in source.index.problems():
             entry = files.setdefault(file_of(problem.source), [0, problem.reason])
             entry[0] += 1
         self._write({
@@ -48,12 +63,11 @@ class DataReport:
             "files_changed_since_the_index_before": manifest["changed"], **fields,
         })  # fmt: skip
 
-    def samples(self, what: str, read: int, used: int, problems: list[BadSample], **fields) -> None:
+    def samples(self, what: str, read: int, used: int, skipped: Tally, **fields) -> None:
         """What reading found: samples read, used, and those skipped by reason and by file."""
-        reasons = Counter(kind_of(problem.reason) for problem in problems)
-        files = Counter(file_of(problem.source) for problem in problems)
         self._write({"what": what, "read": read, "used": used, "skipped": read - used,
-                     "skipped_by_reason": dict(reasons), "skipped_by_file": dict(files), **fields})  # fmt: skip
+                     "skipped_by_reason": dict(skipped.reasons), "skipped_by_file": dict(skipped.files), **fields}
+                    )  # fmt: skip
 
     def _write(self, row: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

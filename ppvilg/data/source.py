@@ -10,6 +10,7 @@ import os
 import zlib
 from collections import OrderedDict
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -51,15 +52,15 @@ class RecordSource:
 
     @property
     def bad(self) -> list[BadSample]:
-        return self.index.problems()
+        return list(self.index.problems())
 
     @property
     def annotations_without_sample(self) -> list[str]:
-        return self.index.keys("unmatched")
+        return list(self.index.keys("unmatched"))
 
     @property
     def samples_without_annotation(self) -> list[str]:
-        return self.index.keys("unannotated")
+        return list(self.index.keys("unannotated"))
 
     def read_text(self, i: int) -> Record:
         """Sample i without its picture (image=None); touches no file. Raises BadSample for a wrong box."""
@@ -102,14 +103,14 @@ class RecordSource:
         """Counts, and the first names of everything that cannot be used; for the log."""
         counts = self.index.manifest
         lines = [f"{len(self)} usable samples in {counts['files_used']} files, {counts['problems']} problems"]
-        lines += [f"  {problem}" for problem in self.index.problems(names)]
+        lines += [f"  {problem}" for problem in islice(self.index.problems(), names)]
         for title, which in (
             ("annotations without a sample", "unmatched"),
             ("samples without an annotation", "unannotated"),
         ):
             if counts[which]:
                 more = ", ..." if counts[which] > names else ""
-                lines.append(f"  {counts[which]} {title}: {', '.join(self.index.keys(which, names))}{more}")
+                lines.append(f"  {counts[which]} {title}: {', '.join(islice(self.index.keys(which), names))}{more}")
         if counts["problems"] > names:
             lines.append(f"  all problems: {self.index.folder / 'problems.jsonl'}")
         return "\n".join(lines)

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from ppvilg.data import BadSample, DataReport, ImageTransform, Record, RecordSource
+from ppvilg.data import BadSample, DataReport, ImageTransform, Record, RecordSource, Tally
 from ppvilg.data.index import ShapeBuckets, write_buckets
 from ppvilg.engine import distributed
 
@@ -171,7 +171,7 @@ def _finish(folder: Path, source, transform, limit: int, root: Path, name: str) 
     bad_list.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     report = DataReport(root / f"data_report_{name}.jsonl")
     report.data(source)
-    report.samples("latents", len(source), len(source) - len(bad), list(bad.values()))
+    report.samples("latents", len(source), len(source) - len(bad), Tally(bad.values()))
     if bad:
         logger.warning("%d bad pictures are left out; they are named in %s", len(bad), bad_list)
     if len(bad) > limit:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppvilg.data import BadSample, BatchOrder, DataReport, ImageTransform, SampleLoader, open_source
+from ppvilg.data import BadSample, BatchOrder, DataReport, ImageTransform, SampleLoader, Tally, open_source
 from ppvilg.data import source as source_module
 from ppvilg.data.report import file_of, kind_of
 from tests.data import mutate
@@ -79,6 +79,11 @@ def test_index_may_lie_elsewhere_and_data_may_be_read_only(data, tmp_path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert open_source(data).index.folder.is_relative_to(tmp_path / "cache" / "ppvilg")
+    monkeypatch.undo()
+    beside = open_source(data).index.folder
+    assert beside.parent == data / ".ppvilg"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert open_source(data).index.folder == beside  # somebody made it before
 
 
 def test_an_index_moves_with_its_data(data, monkeypatch):
@@ -193,7 +198,7 @@ def test_reasons_are_counted_by_kind_and_file():
 def test_report_lines_are_added_to(data, tmp_path):
     report = DataReport(tmp_path / "out" / "report.jsonl")
     report.data(open_source(data), rank=3)
-    report.samples("latents", 10, 9, [BadSample("k", "x.tar:k.png", "image cannot be decoded (7)")])
+    report.samples("latents", 10, 9, Tally([BadSample("k", "x.tar:k.png", "image cannot be decoded (7)")]))
     one, two = [json.loads(line) for line in report.path.read_text().splitlines()]
     assert one["samples"] == 12 and one["rank"] == 3 and one["files_with_problems"] == {}
     assert two["skipped"] == 1 and two["skipped_by_file"] == {"x.tar": 1}
