@@ -47,7 +47,7 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
 
 
 def forget_paths(folder: Path) -> None:
-    """Removes from the JSON files of a pipeline folder or bundle where the libraries note that parts were loaded from."""
+    """Removes from the JSON files of a pipeline folder or bundle where the libraries say parts were loaded from."""
     patterns = ("model_index.json", "*/config.json", "*/tokenizer_config.json")
     for file in [file for pattern in patterns for file in folder.glob(pattern)]:
         content = json.loads(file.read_text(encoding="utf-8"))
