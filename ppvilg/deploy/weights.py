@@ -38,6 +38,7 @@ def stored_weights(layer: nn.Layer, kind: str) -> Iterator[None]:
 def _take(sublayer: nn.Layer, weight: paddle.Tensor, kind: str):
     """Puts buffers and a hook in the place of a weight."""
     del sublayer._parameters["weight"]
+    sublayer.__dict__["weight"] = weight  # for those who ask for its dtype before the layer is called
     if kind == "float16":
         sublayer.register_buffer("stored", weight.detach().cast("float16"))
     else:
