@@ -5,7 +5,7 @@ python tests/benchmarks/bench_deploy.py --bundle output/emoji64-export [--model 
 Every side is a process of its own with the same number of threads: `dygraph` and the bundle's back ends run under this
 Python, `torch` (diffusers, transformers) under --torch-python; setup.py's extra `peers` installs what it needs. Before
 anything is timed all sides must give the same outputs; then they take turns (see turns.py). --model may be the folder
-of a stock UNet alone, with --tasks of steps. Without `dygraph` among the sides it only writes the weights, and ends.
+of experts or a stock UNet alone, with --tasks of steps. Without `dygraph` among the sides it only writes the weights, and ends.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def comparisons(names: list[str]) -> list[tuple[str, str]]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="what tools/export.py wrote for --model")
-    parser.add_argument("--model", default="emoji64", help="pipeline folder, zoo name or stock UNet (%(default)s)")
+    parser.add_argument("--model", default="emoji64", help="pipeline folder, zoo name or UNet (%(default)s)")
     parser.add_argument("--sides", nargs="+", default=["dygraph", "torch", "onednn"], help="(%(default)s); also: cpu")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(all)")
     parser.add_argument("--torch-python", default=sys.executable, help="a Python with the extra `peers` (this one)")

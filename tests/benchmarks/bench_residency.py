@@ -83,10 +83,12 @@ def only_expert(unet):
 def write_model(folder: str, experts: int, width: int) -> None:
     """The zoo's pipeline with random experts of this width, float16 on disk."""
     import paddle
+    from paddlenlp.utils.log import logger
 
     from ppvilg.models import MoDEUNet2DConditionModel
     from ppvilg.pipelines import ErnieViLG2Pipeline, save_fp16, zoo_folder
 
+    logger.set_level("WARNING")
     paddle.seed(0)
     config = MoDEUNet2DConditionModel.without_experts(zoo_folder("emoji64") / "unet").config.unet
     unet = MoDEUNet2DConditionModel(experts, unet={**config, "block_out_channels": [width, width]})

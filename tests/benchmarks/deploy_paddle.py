@@ -109,13 +109,21 @@ def prepare(options) -> PaddleSide:
     logger.set_level("WARNING")
     paddle.set_grad_enabled(False)
     side, folder = options.serve, Path(options.folder)
-    alone = (Path(options.model) / CONFIG_NAME).is_file()  # a stock UNet folder
+    alone = (Path(options.model) / CONFIG_NAME).is_file()  # a folder of experts or of a stock UNet
     if side != "dygraph":
         pipeline = None if alone else ErnieViLG2Pipeline.from_exported(options.bundle, backend=side)
         unet = exported_unet(options.bundle, side) if alone else pipeline.unet
         return PaddleSide(unet, pipeline, folder)
     pipeline = None if alone else ErnieViLG2Pipeline.from_pretrained(options.model)
-    unet = MoDEUNet2DConditionModel.from_stock(options.model) if alone else pipeline.unet
+    unet = load_unet(Path(options.model)) if alone else pipeline.unet
     unet.eval()
     write_peer(unet, pipeline, folder, options)
     return PaddleSide(unet, pipeline, folder)
+
+
+def load_unet(folder: Path) -> MoDEUNet2DConditionModel:
+    """The experts of a folder without the rest of a pipeline, or its stock UNet as the only one."""
+    kind = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["_class_name"]
+    if kind == MoDEUNet2DConditionModel.__name__:
+        return MoDEUNet2DConditionModel.from_pretrained(folder)
+    return MoDEUNet2DConditionModel.from_stock(folder)

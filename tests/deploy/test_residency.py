@@ -122,7 +122,7 @@ def test_experts_that_an_image_does_not_need_are_not_read(resident, streamed):
     assert streamed.unet.experts.record.loads == [9, 6, 3]
 
 
-@pytest.mark.parametrize("name", ["ddpm", "pndm", "unipc"])
+@pytest.mark.parametrize("name", ["ddpm", "pndm"])
 def test_schedulers_with_noise_and_memory_of_their_own(resident, streamed, name):
     """Reading must not touch Paddle's random state; PNDM visits timesteps twice."""
     scheduler = build_scheduler(name, resident.scheduler.config)
