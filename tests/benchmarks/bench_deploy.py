@@ -5,7 +5,7 @@ python tests/benchmarks/bench_deploy.py --bundle output/emoji64-export [--model 
 Every side is a process of its own with the same number of threads: `dygraph` and the bundle's back ends run under this
 Python, `torch` (diffusers, transformers) under --torch-python; setup.py's extra `peers` installs what it needs. Before
 anything is timed all sides must give the same outputs; then they take turns (see turns.py). --model may be the folder
-of experts or a stock UNet alone, with --tasks of steps. Without `dygraph` among the sides it only writes the weights, and ends.
+of experts or a stock UNet alone, with --tasks of steps. Without `dygraph` among the sides it only writes the weights.
 """
 
 from __future__ import annotations
