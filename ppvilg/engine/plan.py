@@ -299,7 +299,8 @@ class Planner:
         memory = self._states(stage, held, axes.sharding)
         per_sample = self._activations(stage)
         left = cluster.memory - cluster.context - sum(memory.values())
-        passes = max([size for size in (1, 2, 4, 8, 16, 32, 64) if size <= share and size * per_sample <= left] or [1])
+        sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if share % size == 0 and size * per_sample <= left]
+        passes = max(sizes, default=1)
         memory |= {"activations": passes * per_sample, "context": cluster.context}
         elements, tensors = self.trained(stage)
         traffic = step_traffic(elements, tensors, axes, stage == "experts", 2)
