@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sqlite3
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,6 +27,7 @@ class TagCache:
 
     def __init__(self, path: Path):
         self.path, self.found, self.missed = path, 0, 0
+        self._tag_rest = lru_cache(maxsize=4096)(tag)  # names of objects, which come again and again
         self._file = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
     def tag(self, text: str) -> list[tuple[str, str]]:
@@ -39,7 +41,7 @@ class TagCache:
             self.missed += 1
             return tag(text)
         self.found += 1
-        return [(word, pos) for word, pos in json.loads(row[0])] + (tag(rest) if rest else [])
+        return [(word, pos) for word, pos in json.loads(row[0])] + (self._tag_rest(rest) if rest else [])
 
 
 def made_of(source: RecordSource) -> str:
