@@ -229,13 +229,14 @@ class ClipScoreRecipe:
     scheduler: str | None = None
     seed: int = 0
     batch_size: int = 16
+    processes: int = 1  # that draw at once
     scorer_batch_size: int = 32
     bootstrap_resamples: int = 2000
 
     def __post_init__(self) -> None:
         if self.scorer not in SCORERS and self.scorer != MISSING:
             raise ValueError(f"scorer={self.scorer!r} is not one of {', '.join(SCORERS)}")
-        for name in ("count", "batch_size", "scorer_batch_size", "bootstrap_resamples"):
+        for name in ("count", "batch_size", "processes", "scorer_batch_size", "bootstrap_resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.pictures is None and self.prompts is None:
@@ -250,7 +251,8 @@ class ClipScoreSuite:
         self.painter: Painter | None = None
         if recipe.pictures is None:
             settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
-            self.painter = Painter(recipe.model, *settings, batch_size=recipe.batch_size)
+            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes}
+            self.painter = Painter(recipe.model, *settings, **sizes)
             self.prompts = self._choose_prompts()
         else:
             self.prompts = read_folder_prompts(Path(recipe.pictures))

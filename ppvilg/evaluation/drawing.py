@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import multiprocessing.connection
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ppvilg._runtime import prepare_cpu
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, resolve
 
 from .layout import PictureFolder
 from .protocol import folder_sha256
 
 Key = tuple[int, int]  # number of the prompt, number of the picture
+POLL = 2.0  # seconds between looks at what other processes have drawn
 
 
 def picture_seed(seed: int, prompt: int, image: int) -> int:
@@ -30,7 +34,8 @@ class Painter:
     """A model and how it draws.
 
     model: pipeline folder or zoo name. num_inference_steps, guidance_scale (one number or one per expert), scheduler:
-    None takes the model's own. FileNotFoundError: no such model. The weights are loaded with the first picture.
+    None takes the model's own. processes: how many draw at once; on a CPU two of one thread are faster than one of two.
+    FileNotFoundError: no such model. The weights are loaded with the first picture.
     """
 
     def __init__(
@@ -41,14 +46,17 @@ class Painter:
         scheduler: str | None = None,
         seed: int = 0,
         batch_size: int = 16,
+        processes: int = 1,
     ) -> None:
+        if processes < 1:
+            raise ValueError(f"processes={processes} must be at least 1")
         self.folder = resolve(model)
         self.sha256 = folder_sha256(self.folder)
         config = json.loads((self.folder / "model_index.json").read_text(encoding="utf-8"))
         steps, scale = config.get("default_num_inference_steps", 50), config.get("default_guidance_scale", 7.5)
         self.num_inference_steps = steps if num_inference_steps is None else num_inference_steps
         self.guidance_scale = scale if guidance_scale is None else guidance_scale
-        self.scheduler, self.seed, self.batch_size = scheduler, seed, batch_size
+        self.scheduler, self.seed, self.batch_size, self.processes = scheduler, seed, batch_size, processes
         self._loaded: list[ErnieViLG2Pipeline] = []  # shared with those of other guidance
 
     @property
@@ -61,6 +69,9 @@ class Painter:
             pipeline.set_progress_bar_config(disable=True)
             self._loaded.append(pipeline)
         return self._loaded[0]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_loaded": []}  # another process loads the model itself
 
     def at_guidance(self, guidance_scale: Any) -> Painter:
         """The same model, loaded once, at another guidance scale."""
@@ -95,12 +106,17 @@ class Painter:
         """
         pictures = PictureFolder(folder, prompts, images_per_prompt, self.protocol())
 
+        if self.processes > 1:
+            _draw_in_processes(self, pictures, prompts, description)
+        draw_missing(pictures, self._maker(prompts), self.protocol(), self.seed, self.batch_size, description)
+        return pictures
+
+    def _maker(self, prompts: Sequence[dict]) -> Callable[[Sequence[Key]], list[Image.Image]]:
         def make(keys: Sequence[Key]) -> list[Image.Image]:
             seeds = [picture_seed(self.seed, *key) for key in keys]
             return self.pictures([prompts[prompt] for prompt, _ in keys], seeds)
 
-        draw_missing(pictures, make, self.protocol(), self.seed, self.batch_size, description)
-        return pictures
+        return make
 
 
 def draw_missing(
@@ -112,17 +128,58 @@ def draw_missing(
     description: str,
 ) -> None:
     """Add the pictures that a folder lacks; `make` draws a batch of one shape. A bar shows rate, time left, place."""
-    shapes: dict[tuple, list[Key]] = {}
     missing = folder.missing()
-    for key in missing:
+    with _progress(folder, description) as progress:
+        for batch in batches(folder, missing, batch_size):
+            _draw_batch(folder, batch, make, protocol, seed)
+            progress.update(len(batch))
+
+
+def batches(folder: PictureFolder, keys: Sequence[Key], batch_size: int) -> Iterator[list[Key]]:
+    """Pictures that can be drawn at once: of one shape, at most `batch_size`."""
+    shapes: dict[tuple, list[Key]] = {}
+    for key in keys:
         line = folder.metadata[key[0]]
         shapes.setdefault((line.get("width"), line.get("height")), []).append(key)
+    for alike in shapes.values():
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
+
+
+def _draw_batch(folder: PictureFolder, batch: Sequence[Key], make: Callable, protocol: dict, seed: int) -> None:
+    for key, picture in zip(batch, make(batch)):
+        folder.write(*key, picture, {"seed": picture_seed(seed, *key), **protocol})
+
+
+def _progress(folder: PictureFolder, description: str) -> tqdm:
     total = len(folder.metadata) * folder.images_per_prompt
-    with tqdm(total=total, initial=total - len(missing), desc=description, unit="picture") as progress:
-        progress.set_postfix_str(str(Path(folder.folder)))
-        for keys in shapes.values():
-            for start in range(0, len(keys), batch_size):
-                batch = keys[start : start + batch_size]
-                for key, picture in zip(batch, make(batch)):
-                    folder.write(*key, picture, {"seed": picture_seed(seed, *key), **protocol})
-                progress.update(len(batch))
+    progress = tqdm(total=total, initial=total - len(folder.missing()), desc=description, unit="picture")
+    progress.set_postfix_str(str(Path(folder.folder)))
+    return progress
+
+
+def _draw_in_processes(painter: Painter, folder: PictureFolder, prompts: Sequence[dict], description: str) -> None:
+    """Every missing picture is given to one process; what one of them could not draw is left for the caller."""
+    jobs = list(batches(folder, folder.missing(), painter.batch_size))
+    context = multiprocessing.get_context("spawn")
+    parts = [jobs[i :: painter.processes] for i in range(min(painter.processes, len(jobs)))]
+    workers = [
+        context.Process(target=_work, args=(painter, folder, prompts, part, os.getpid()), daemon=True) for part in parts
+    ]
+    for worker in workers:
+        worker.start()
+    with _progress(folder, description) as progress:
+        while any(worker.is_alive() for worker in workers):
+            multiprocessing.connection.wait([worker.sentinel for worker in workers if worker.is_alive()], POLL)
+            progress.update(progress.total - len(folder.missing()) - progress.n)
+
+
+def _work(painter: Painter, folder: PictureFolder, prompts: Sequence[dict], jobs: Sequence, parent: int) -> None:
+    """Draw batches until done, or until whoever started this is gone."""
+    prepare_cpu()
+    make = painter._maker(prompts)
+    with contextlib.suppress(OSError, ValueError):  # whoever started this meets it again, and can say so once
+        for batch in jobs:
+            if os.getppid() != parent:
+                return
+            _draw_batch(folder, batch, make, painter.protocol(), painter.seed)

@@ -47,6 +47,7 @@ class FidRecipe:
     scheduler: str | None = None  # None: the model's own
     seed: int = 0
     batch_size: int = 16
+    processes: int = 1  # that draw at once
     # Features.
     size: list[int] | None = None  # width, height that pictures are brought to; None: as they are
     resize: str = "bicubic"
@@ -72,7 +73,7 @@ class FidRecipe:
         for name in ("count", "kid_subset_size"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 2")
-        for name in ("batch_size", "feature_batch_size", "kid_subsets", "nearest_k"):
+        for name in ("batch_size", "processes", "feature_batch_size", "kid_subsets", "nearest_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.groups == 1 or self.groups < 0:
@@ -93,9 +94,11 @@ class FidSuite:
         self.preparation = Preparation(tuple(recipe.size) if recipe.size else None, recipe.resize, recipe.crop)
         self.network = build_network(recipe.network, recipe.weights, recipe.mean, recipe.std)
         self.given = self._open_reference()
+        self._check_counts()
         if recipe.pictures is None:
-            settings = (recipe.num_inference_steps, None, recipe.scheduler, recipe.seed, recipe.batch_size)
-            self.painter = Painter(recipe.model, *settings)
+            settings = (recipe.num_inference_steps, None, recipe.scheduler, recipe.seed)
+            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes}
+            self.painter = Painter(recipe.model, *settings, **sizes)
             self.prompts = self._choose_prompts()
         else:
             self.painter, self.pictures = None, Pictures(recipe.pictures, recipe.count)
@@ -115,6 +118,15 @@ class FidSuite:
         if statistics.features is None and set(recipe.metrics) != {"fid"}:
             raise ValueError(f"{recipe.reference} holds no features, only mean and covariance: use metrics=[fid]")
         return statistics
+
+    def _check_counts(self) -> None:
+        """Numbers that the reference is too small for are refused now, not after everything is drawn."""
+        recipe = self.recipe
+        count = self.given.moments.count if isinstance(self.given, Statistics) else len(self.given)
+        for metric, name in (("kid", "kid_subset_size"), ("prdc", "nearest_k")):
+            value = getattr(recipe, name)
+            if metric in recipe.metrics and value > count - (name == "nearest_k"):
+                raise ValueError(f"{name}={value} is too large for the {count} pictures of {recipe.reference}")
 
     def _choose_prompts(self) -> list[dict]:
         recipe = self.recipe
@@ -144,8 +156,9 @@ class FidSuite:
         scales = [None] if self.recipe.pictures is not None else self._scales()
         for scale in scales:
             pictures, protocol = self._pictures(scale)
-            generated = self._measure(pictures, f"features {scale if scale is not None else ''}".strip())
-            rows.append({"guidance_scale": scale, "generated": protocol, **self._compare(generated, reference)})
+            generated, sha256 = self._measure(pictures, f"features, guidance {scale_name(scale)}")
+            about_pictures = {**protocol, "pictures_sha256": sha256}
+            rows.append({"guidance_scale": scale, "generated": about_pictures, **self._compare(generated, reference)})
         head = about("fid", self.recipe, self._hashes(reference))
         report = {**head, "reference": reference.protocol, "results": rows}
         write_results(self.output, report)
@@ -175,10 +188,10 @@ class FidSuite:
         painter.draw(folder, self.prompts, description=f"guidance {scale_name(scale)}")
         return Pictures(folder, self.recipe.count), painter.protocol()
 
-    def _measure(self, pictures: Pictures, description: str) -> np.ndarray:
+    def _measure(self, pictures: Pictures, description: str) -> tuple[np.ndarray, str]:
         arguments = (pictures, self.preparation, self.network, self.recipe.feature_batch_size, description)
         try:
-            return extract(*arguments)[0]
+            return extract(*arguments)
         except BadSample as error:
             hint = "" if self.painter is None else "; remove it to have it drawn again"
             raise ValueError(f"{error}{hint}") from error
@@ -306,6 +319,6 @@ def scatter_figure(reference: np.ndarray, generated: np.ndarray, most: int = 150
     for features, label, colour in ((reference, "reference", "#888888"), (generated, "generated", "#d62728")):
         x, y = ((features[:most] - mean) @ directions).T
         axes.scatter(x, y, s=10, alpha=0.6, label=label, color=colour, linewidths=0, rasterized=True)
-    axes.legend(markerscale=2)
+    axes.legend(markerscale=2, loc="upper right")
     axes.set(xlabel="first component", ylabel="second component")
     return figure

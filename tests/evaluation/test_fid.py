@@ -67,6 +67,7 @@ def test_results(finished):
     assert [row["guidance_scale"] for row in written["results"]] == [1.0, 3.0]
     for row in written["results"]:
         assert row["fid"]["value"] > 1 and row["fid"]["interval"][0] < row["fid"]["value"] < row["fid"]["interval"][1]
+        assert len(row["generated"]["pictures_sha256"]) == 64
         assert row["kid"]["value"] > 0 and row["kid"]["subset_std"] > 0
         assert 0 <= row["precision"]["value"] <= 1 and row["generated"]["num_inference_steps"] == 2
     assert written["protocol"]["count"] == COUNT and written["reference"]["count"] == 40
@@ -116,6 +117,25 @@ def test_going_on_draws_only_what_is_missing(finished, tmp_path, monkeypatch):
     assert len(drawn) == 2 and all(path.is_file() for path in lost)
     assert again["results"][0] == report["results"][0]
     assert again["results"][1]["fid"]["value"] == pytest.approx(report["results"][1]["fid"]["value"], rel=1e-2)
+
+
+def test_two_processes_draw_what_one_does(finished, tmp_path):
+    recipe, _ = finished
+    shutil.copytree(Path(recipe.output) / "pictures" / "guidance_1", tmp_path / "pictures")
+    paths = sorted((tmp_path / "pictures").glob("*/samples/0000.png"))
+    before = [np.asarray(Image.open(path), int) for path in paths]
+    kept = {path: path.stat().st_mtime_ns for path in paths[:12]}
+    for path in paths[12:]:
+        path.unlink()
+    prompts = FidSuite(recipe).prompts
+    painter = Painter(recipe.model, 2, 1.0, batch_size=4, processes=2)
+    painter.draw(tmp_path / "pictures", prompts)
+    assert not painter._loaded  # nothing was left for this process
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    for path, picture in zip(paths, before):
+        assert np.abs(np.asarray(Image.open(path), int) - picture).max() <= 1
+    with pytest.raises(ValueError, match="processes=0 must be at least 1"):
+        Painter(recipe.model, processes=0)
 
 
 def test_statistics_file_instead_of_pictures(finished, reference, tmp_path):
@@ -188,6 +208,8 @@ def test_wrong_numbers_of_pictures(finished, reference, tmp_path, model):
     )
     message = refused(recipe_for(tmp_path / "a", reference, model=model, count=41))
     assert "count=41 pictures are asked for, but there are 40 prompts" in message
+    message = refused(recipe_for(tmp_path / "a", reference, model=model, count=60, kid_subset_size=41))
+    assert message == f"kid_subset_size=41 is too large for the 40 pictures of {reference}"
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in refused(recipe_for(tmp_path / "a", tmp_path / "empty", model=model))
 
