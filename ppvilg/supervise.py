@@ -165,8 +165,11 @@ def main() -> None:
     if not command:
         parser.error("give the command after --")
 
+    running = []  # a Popen that nobody holds would reap a process that is gone already
+
     def start() -> int:
-        return subprocess.Popen(command, start_new_session=True).pid  # Ctrl-C in the terminal comes to us alone
+        running[:] = [subprocess.Popen(command, start_new_session=True)]  # Ctrl-C in the terminal comes to us alone
+        return running[0].pid
 
     try:
         code = Supervisor(start, arguments.restarts, arguments.wait).run()

@@ -110,7 +110,8 @@ def test_asked_to_stop_it_checkpoints_and_the_same_command_goes_on(command, fini
         shutil.copytree(finished / name, output / name)
     with open(tmp_path / "log.txt", "w+") as log:
         process = start(command(output, *slow), log)
-        while process.poll() is None and not (output / "logs" / "base.jsonl").exists():
+        steps = output / "logs" / "base.jsonl"
+        while process.poll() is None and not (steps.exists() and '"loss"' in steps.read_text()):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 75, (tmp_path / "log.txt").read_text()
