@@ -31,14 +31,14 @@ def record(bundle: Path, backend: str, index: int, batch: int, length: int, runs
     states = paddle.randn([batch, length, config["cross_attention_dim"]])
     for _ in range(4):
         expert(sample, 500, states)
-    tracer = profiler.Profiler(targets=[profiler.ProfilerTarget.CPU])
-    tracer.start()
-    for _ in range(runs):
-        expert(sample, 500, states)
-    tracer.stop()
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        tracer.export(str(file), format="json")
+        to_folder = profiler.export_chrome_tracing(folder)
+        tracer = profiler.Profiler(targets=[profiler.ProfilerTarget.CPU], on_trace_ready=to_folder)
+        tracer.start()
+        for _ in range(runs):
+            expert(sample, 500, states)
+        tracer.stop()
+        (file,) = Path(folder).glob("*.json")
         events = json.loads(file.read_text(errors="replace"), strict=False)["traceEvents"]
     events = sorted((event for event in events if event.get("ph") == "X"), key=lambda event: event["ts"])
     steps = [(event["name"].split("[")[0], event["dur"]) for event in events]
