@@ -11,13 +11,14 @@ from .report import Report, _svg
 
 COLOURS = ("#888a85", "#3465a4", "#f57900", "#73d216", "#75507b", "#cc0000")
 MARKERS = "osD^vP"
+NAMES = {"none": "no knowledge", "text": "text", "vision": "vision", "both": "text and vision"}
 ALIGNMENT = {"all": "prompts with everything right, %", "criteria": "demands of the prompts met, %"}
 
 
 def label(family: str, entry: dict) -> str:
     """Name of an arm within its family."""
     if family == "knowledge":
-        return f"{entry['knowledge']} knowledge" if entry["knowledge"] in ("none", "both") else entry["knowledge"]
+        return NAMES[entry["knowledge"]]
     return "1 expert" if entry["experts"] == 1 else f"{entry['experts']} experts"
 
 
@@ -88,8 +89,9 @@ def write_report(output: Path, report: dict) -> None:
     page = Report("Ablation: knowledge and experts at equal training compute")
     seeds, steps = len(report["protocol"]["seeds"]), report["steps_per_arm"]
     page.paragraph(
-        f"Every arm continues one base for {steps} steps of one batch size, with {seeds} seeds. Below and to the right "
-        "is better. Numbers beside the points of the first arm are guidance scales; small points are single seeds."
+        f"Every arm continues one base for {steps} steps of one batch size; number of seeds: {seeds}. Lower and "
+        "further right is better. Numbers beside the points of the first arm are guidance scales; small points are "
+        "single seeds."
     )
     page.plot(figure)
     page.paragraph(

@@ -151,7 +151,7 @@ class ViLG300Suite:
 
     def _draw(self, language: str, prompts: Sequence[dict]) -> PictureFolder:
         with warnings.catch_warnings():  # the report says how many prompts are cut; not once per batch
-            warnings.filterwarnings("ignore", message="longer than the text encoder")
+            warnings.filterwarnings("ignore", message="prompt longer than the text encoder")
             per_prompt = self.recipe.images_per_prompt
             folder = self.painter.draw(self.output / language, prompts, per_prompt, f"ViLG-300 {language}")
         folder.write_grids()

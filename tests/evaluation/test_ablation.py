@@ -101,7 +101,7 @@ def test_arms_from_one_base(world, processes, tmp_path):
     assert [entry["experts"] for entry in report["results"]["experts"]] == [1, 2]
     assert report["results"]["knowledge"][0] == report["results"]["experts"][0]  # the same arm, trained once
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<svg" in page and "2 experts" in page and "both knowledge" in page
+    assert "<svg" in page and "2 experts" in page and "text and vision" in page
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["cells"] == report["cells"]
 
     settings = {}
