@@ -1,6 +1,6 @@
 """Samples per second of CPU against the `webdataset` library on the same shards, interleaved in one run.
 
-    python tests/benchmarks/loader.py [--samples 1000] [--rounds 5] [--sizes 64 256] [--folder /tmp/loader]
+    python tests/benchmarks/loader.py [--samples 1000] [--turns 16] [--sizes 64 256] [--folder /tmp/loader]
 
 Shards of rendered scenes (64 pixels PNG, 256 pixels JPEG), each sample with caption, .json, boxes and tags in the
 sidecar. Both loaders shuffle, decode, and apply the same transform; batches of 32 float32 pictures and their captions
@@ -29,7 +29,7 @@ from ppvilg.engine.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, build_tokenizer
 from ppvilg.knowledge.text import tag
 
-BATCH = 32
+BATCH, TURN = 32, 4  # samples per batch, batches per turn
 
 
 def write_shards(folder: Path, size: int, samples: int, per_shard: int = 250) -> None:
@@ -131,8 +131,8 @@ def consume(batches, count: int) -> tuple[float, float]:
     return time.process_time() - process, time.perf_counter() - wall
 
 
-def measure(folder: Path, size: int, samples: int, rounds: int) -> dict[str, np.ndarray]:
-    """{loader: (rounds, 2) process and wall seconds}; each round runs all of them, in changing order."""
+def measure(folder: Path, size: int, turns: int) -> dict[str, np.ndarray]:
+    """{loader: (turns, 2) process and wall seconds per sample}; all take turns of a few batches, in changing order."""
     transform = ImageTransform([(size, size)])
     source = open_source(folder)
     tokenizer = build_tokenizer([source.read_text(i).captions["zh"] for i in range(200)], folder / "tokenizer")
@@ -145,36 +145,43 @@ def measure(folder: Path, size: int, samples: int, rounds: int) -> dict[str, np.
         "knowledge off": knowing_batches(folder, transform, *off, size),
         "knowledge on": knowing_batches(folder, transform, *on, size),
     }
-    count, seconds = samples // BATCH, {name: [] for name in streams}
-    for number in range(rounds + 1):
+    seconds = {name: [] for name in streams}
+    for number in range(turns + 2):
         for name in list(streams)[:: 1 if number % 2 else -1]:
             for text in (off[0], on[0]):
                 text._encode_text.cache_clear()  # captions of a large data set do not come again soon
-            taken = consume(streams[name], count)
-            if number:  # the first round warms up
+            taken = consume(streams[name], TURN)
+            if number > 1:  # the first turns warm up
                 seconds[name].append(taken)
-    return {name: np.array(values) / (count * BATCH) for name, values in seconds.items()}
+    return {name: np.array(values) / (TURN * BATCH) for name, values in seconds.items()}
+
+
+def ratio_of(one: np.ndarray, other: np.ndarray) -> str:
+    """How many times as fast `one` is, by process time of all turns, with its 95 % interval by bootstrap over turns."""
+    picks = np.random.default_rng(0).integers(0, len(one), (2000, len(one)))
+    low, high = np.percentile(other[picks, 0].sum(1) / one[picks, 0].sum(1), [2.5, 97.5])
+    return f"{other[:, 0].sum() / one[:, 0].sum():.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=16)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="ppvilg-loader-"))
-    print("| pixels | loader | samples per CPU second | wall | ratio (median of rounds) |")
+    print("| pixels | loader | samples per CPU second | wall | ratio (95 % interval) |")
     print("|---|---|---|---|---|")
     for size in options.sizes:
         if not (folder / str(size)).exists():
             write_shards(folder / str(size), size, options.samples)
-        results = measure(folder / str(size), size, options.samples, options.rounds)
+        results = measure(folder / str(size), size, options.turns)
         for name, against in (("webdataset", None), ("ours", "webdataset"), ("knowledge off", None),
                               ("knowledge on", "knowledge off")):  # fmt: skip
-            speed = 1 / np.median(results[name], axis=0)
-            ratio = f"{np.median(results[against][:, 0] / results[name][:, 0]):.2f} x {against}" if against else ""
+            speed = 1 / results[name].mean(axis=0)
+            ratio = f"{ratio_of(results[name], results[against])} x {against}" if against else ""
             print(f"| {size} | {name} | {speed[0]:.0f} | {speed[1]:.0f} | {ratio} |", flush=True)
 
 
