@@ -50,11 +50,12 @@ class Exporter:
     def add(self, plan: Plan, cases: list, progress: tqdm) -> None:
         """Writes a part and proves it on every back end."""
         progress.set_postfix_str(f"writing {plan.name}")
+        # Before the layer is traced: what runs after that might be the graph.
+        references, rounding = proof.reference_outputs(plan, cases, self.manifest.weights)
         part = write_part(plan, self.folder, self.manifest.weights)
         self.manifest.parts[plan.name] = part
         self.manifest.program_version = program_version(self.folder / plan.name / GRAPH)
         progress.update()
-        references, rounding = proof.reference_outputs(plan, cases, self.manifest.weights)
         for backend in self.backends:
             progress.set_postfix_str(f"proving {plan.name} on {backend}")
             predictor = Predictor(self.folder / plan.name, backend)

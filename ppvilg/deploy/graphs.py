@@ -126,4 +126,5 @@ def write_part(plan: Plan, folder: Path, weights: str = "float32") -> Part:
     nbytes = sum(parameter.size * parameter.element_size() for parameter in plan.layer.parameters())
     with paddle.no_grad(), stored_weights(plan.layer, weights):
         paddle.jit.save(traced, str((place / GRAPH).with_suffix("")))
+    traced.forward.rollback()  # or calls of the layer would run the graph from now on
     return Part({name: stored(place / name) for name in (GRAPH, WEIGHTS)}, plan.inputs, plan.outputs, nbytes)

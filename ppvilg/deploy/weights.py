@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import paddle
 from paddle import nn
 
-SMALLEST = 1024  # elements; what is smaller, and every vector, stays float32
+SMALLEST = 256  # elements; what is smaller, and every vector, stays float32
 
 
 @contextlib.contextmanager
@@ -38,7 +39,8 @@ def stored_weights(layer: nn.Layer, kind: str) -> Iterator[None]:
 def _take(sublayer: nn.Layer, weight: paddle.Tensor, kind: str):
     """Puts buffers and a hook in the place of a weight."""
     del sublayer._parameters["weight"]
-    sublayer.__dict__["weight"] = weight  # for those who ask for its dtype before the layer is called
+    # For those who ask before the layer is called. The weight itself would be traced into the graph.
+    sublayer.__dict__["weight"] = SimpleNamespace(dtype=weight.dtype, shape=weight.shape)
     if kind == "float16":
         sublayer.register_buffer("stored", weight.detach().cast("float16"))
     else:
