@@ -74,11 +74,13 @@ class DygraphExperts:
         """Expert `index` in the UNet that `retired` was, or in one that was not used yet."""
         expert = self._idle.pop() if retired is None else retired
         try:
-            parameters = expert.state_dict()
+            parameters, dtype = expert.state_dict(), str(self.dtype).removeprefix("paddle.")
             with safe_open(str(self._files[index]), framework="np") as weights:
                 for name, parameter in parameters.items():
-                    value = paddle.to_tensor(weights.get_tensor(name), place=parameter.place)
-                    parameter.set_value(value.cast(parameter.dtype))
+                    value = weights.get_tensor(name)
+                    if value.dtype.name != dtype:
+                        value = paddle.to_tensor(value, place=parameter.place).cast(parameter.dtype)
+                    parameter.set_value(value)
         except BaseException:
             self._idle.append(expert)
             raise
