@@ -23,11 +23,13 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import DygraphShardingOptimizer
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
+from paddle.distributed.parallel import _split_tensors, build_groups
 
 from ppvilg.config import ConfigError, DistributedConfig
 from ppvilg.engine.topology import Axes, Layout, layout_of, resolve_axes
 from ppvilg.engine.traffic import Traffic
 
+_BUCKET_BYTES = 128 * 2**20  # of one message
 traffic = Traffic()
 _meetings: Counter = Counter()
 _notes = itertools.count()
@@ -266,6 +268,37 @@ def _maximum(flags: np.ndarray, group) -> np.ndarray:
     return tensor.numpy()
 
 
+class FusedShardingOptimizer(DygraphShardingOptimizer):
+    """Fleet's sharding with few large messages per step, not two per parameter (its own fusion needs a GPU)."""
+
+    def reduce_gradients(self, parameter_list, hcg) -> None:
+        """The mean gradient of each parameter goes to its owner."""
+        group = hcg.get_sharding_parallel_group()
+        for owner, owned in self._by_owner(parameter_list):
+            for flat, gradients, shapes in build_groups([p.grad for p in owned], _BUCKET_BYTES):
+                flat.scale_(1.0 / group.nranks)
+                dist.reduce(flat, dst=group.ranks[owner], group=group)
+                if group.rank == owner:
+                    _split_tensors([(flat, gradients, shapes)])
+
+    def _sharding_sync_parameters(self) -> None:
+        self.share([p for p in self._parameter_list if p.grad is not None])
+
+    def share(self, parameters: list[paddle.Tensor]) -> None:
+        """Every rank takes over each parameter from its owner."""
+        group = self._hcg.get_sharding_parallel_group()
+        for owner, owned in self._by_owner(parameters):
+            for flat, weights, shapes in build_groups(owned, _BUCKET_BYTES):
+                dist.broadcast(flat, src=group.ranks[owner], group=group)
+                _split_tensors([(flat, weights, shapes)])
+
+    def _by_owner(self, parameters: list[paddle.Tensor]):
+        for owner in range(self._sharding_world_size):
+            owned = [p for p in parameters if self._param2rank[p.name] == owner]
+            if owned:
+                yield owner, owned
+
+
 def sharded_optimizer(optimizer):
     """Fleet's sharding (stage 1) around an optimizer that has no state yet; the optimizer itself without that axis.
 
@@ -273,7 +306,7 @@ def sharded_optimizer(optimizer):
     """
     if len(layout().sharding_ranks) == 1:
         return optimizer
-    return DygraphShardingOptimizer(optimizer, fleet.get_hybrid_communicate_group())
+    return FusedShardingOptimizer(optimizer, fleet.get_hybrid_communicate_group())
 
 
 @paddle.no_grad()
@@ -287,7 +320,7 @@ def average_gradients(parameters: list[paddle.Tensor], optimizer=None) -> None:
         return
     present, groups = [p for p in parameters if p.grad is not None], _current()
     with traffic.of("gradients"):
-        if isinstance(optimizer, DygraphShardingOptimizer):
+        if isinstance(optimizer, FusedShardingOptimizer):
             mesh = fleet.get_hybrid_communicate_group()
             optimizer.reduce_gradients(present, mesh)
             present = optimizer.filter_parameters(present, mesh)
@@ -306,12 +339,9 @@ def sum_over_shards(value: paddle.Tensor) -> paddle.Tensor:
 @paddle.no_grad()
 def share_owned_weights(parameters: list[paddle.Tensor], optimizer) -> None:
     """With Fleet's sharding `optimizer`, every rank takes over each parameter from its owner."""
-    if not isinstance(optimizer, DygraphShardingOptimizer):
+    if not isinstance(optimizer, FusedShardingOptimizer):
         return
-    group = _current().sharding
-    with traffic.of("weights"):
-        for parameter in parameters:
-            dist.broadcast(parameter, src=group.ranks[optimizer._param2rank[parameter.name]], group=group)
+    optimizer.share(parameters)
 
 
 def mean_over_ranks(values: np.ndarray) -> np.ndarray:
