@@ -93,7 +93,7 @@ def test_the_same_picture_with_two_of_ten_in_memory(resident, folder):
         np.testing.assert_array_equal(draw(streamed), expected)
         record = streamed.unet.experts.record
         assert record.visits == record.loads == DOWN
-        assert record.hits + record.stalls == 10 and record.stalls >= 1
+        assert record.hits + record.stalls == 10
         weights = sum(parameter.size * 4 for parameter in resident.unet.experts[0].parameters())
         assert record.peak_experts == 2 and record.peak_bytes == 2 * weights
         assert unets_in_memory() - before == 2
