@@ -12,13 +12,15 @@ pictures/<arm>/seed_<k>/scale_<g>/   in GenEval's layout
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -373,17 +375,32 @@ def copy_whole(source: Path, target: Path, link: bool = False) -> None:
 
 
 def run_process(command: Sequence[str], log: Path, one_thread: bool) -> int:
-    """Exit code of a process whose words go to `log`; it knows this package, installed or not."""
+    """Exit code of a process whose words go to `log`; it knows this package, installed or not, and ends with this one.
+
+    one_thread: let it compute with one thread.
+    """
     package = str(Path(__file__).resolve().parents[2])
     known = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, known)))}
     if one_thread:
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(log, "a", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, **output, env=environment, preexec_fn=_ending_with_parent())
         try:
             return process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
+
+
+def _ending_with_parent() -> Callable[[], None] | None:
+    """What a new process does first so that SIGTERM reaches it when this one is killed; None where Linux is missing.
+
+    Otherwise a job of a killed run would go on, and the same command, run again, would find its folder in use.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    control, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: control(set_parent_death_signal, signal.SIGTERM)
