@@ -75,13 +75,18 @@ def with_autoencoder(finished, tmp_path):
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_the_denoiser_trains_on_the_others(start, finished, tmp_path, cached, caplog):
-    settings = (f"data.cache_latents={cached}", "train.base.steps=8")
+    settings = (f"data.cache_latents={cached}", "train.base.steps=8", "data.workers=2", "data.cache_tags=true")
     start(*with_autoencoder(finished, tmp_path), *NO_EXPERTS, *settings).run()
     output = tmp_path / "out"
     listed = output / "cache" / "bad_samples_training.jsonl" if cached else output / "bad_samples_base_0.jsonl"
     assert named(listed) == {"003", "007", "009"}
     assert named(output / "cache" / "bad_samples_validation.jsonl") == {"101"}
     assert newest(output, "base")["progress"]["next_step"] == 8
+    report = output / "cache" / "data_report_training.jsonl" if cached else output / "data_report_base_0.jsonl"
+    data, *rows = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    assert data["samples"] == 16 and sum(row["skipped"] for row in rows) >= 3
+    assert {name[-7:] for row in rows for name in row["skipped_by_file"]} == {"003.png", "007.png", "009.png"}
+    assert sum(row["used"] for row in rows) == (13 if cached else 8 * 4)
     if cached:
         (kept,) = (output / "cache").glob("training_*/kept.npy")
         assert np.load(kept).tolist() == [i for i in range(16) if i not in (3, 7, 9)]
