@@ -123,6 +123,8 @@ def export_pipeline(
         ProofError: a part or the trajectory is over tolerance; nothing was written.
         FileExistsError: `output` is there already. ValueError: a back end is missing here.
     """
+    if not prompts:
+        raise ValueError("prompts is empty: name at least one whose picture is compared")
     with _staged(output, backends) as folder:
         manifest = _describe(pipeline.unet, pipeline, weights)
         exporter = Exporter(folder, manifest, backends)
@@ -209,8 +211,8 @@ def _describe(unet: MoDEUNet2DConditionModel, pipeline: ErnieViLG2Pipeline | Non
 
 def _pipeline_plans(pipeline: ErnieViLG2Pipeline, prompts: Sequence[str]) -> list[tuple[Plan, list]]:
     """Every part of a pipeline with the inputs it is proven on."""
-    config, knowledge = pipeline.text_encoder.config, pipeline.text_knowledge
-    text = proof.text_cases(config.vocab_size, pipeline.config.max_length, knowledge, prompts)
+    prompt_ids = pipeline.text_knowledge.encode(list(prompts)).input_ids
+    text = proof.text_cases(pipeline.text_encoder.config.vocab_size, pipeline.config.max_length, prompt_ids)
     plans = [(text_encoder_plan(pipeline.text_encoder), text)]
     multiple = pipeline.size_multiple // pipeline.vae_scale_factor
     sizes = proof.proof_sizes(pipeline.unet.sample_size, multiple)

@@ -9,7 +9,6 @@ import numpy as np
 import paddle
 from ppdiffusers import DDIMScheduler, UNet2DConditionModel
 
-from ppvilg.knowledge import TextKnowledge
 from ppvilg.pipelines import ErnieViLG2Pipeline
 
 from .graphs import Plan
@@ -33,12 +32,12 @@ LATENT_TOLERANCE = {"float32": 1e-2, "float16": 1e-1, "int8": 0.5}
 # ---- inputs ----
 
 
-def text_cases(vocabulary: int, positions: int, knowledge: TextKnowledge | None, prompts: Sequence[str]) -> list:
-    """Token ids: random ones at three sizes, and the prompts."""
+def text_cases(vocabulary: int, positions: int, prompt_ids: np.ndarray) -> list:
+    """Token ids: random ones at three sizes, and those of the prompts (N, L)."""
     random = np.random.default_rng(0)
     sizes = ((1, positions), (2, max(positions // 2, 2)), (3, 2))
-    cases = [[paddle.to_tensor(random.integers(0, vocabulary, size))] for size in sizes]
-    return cases + ([[paddle.to_tensor(knowledge.encode(list(prompts)).input_ids)]] if knowledge and prompts else [])
+    random_ids = (random.integers(0, vocabulary, size) for size in sizes)
+    return [[paddle.to_tensor(ids)] for ids in (*random_ids, prompt_ids)]
 
 
 def autoencoder_cases(plan: Plan, sizes: Sequence[tuple[int, int]]) -> list:
