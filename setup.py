@@ -40,7 +40,7 @@ setup(
         # Not on PyPI (which ends at 2.6): add --extra-index-url with Paddle's index for your CUDA version, e.g.
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
-        # selenium drives the voters' page where Chromium is installed; later ones need a urllib3 newer than ppdiffusers'
+        # selenium drives the voters' page where Chromium is installed; later ones need a newer urllib3 than ppdiffusers
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33",
                  "webdataset==1.0.2"],
         # The same weights in PyTorch and the same numbers by other people's programs, for the tests that compare; CPU
