@@ -24,6 +24,10 @@ def is_main_rank() -> bool:
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
 
 
+def is_one_of_many() -> bool:
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+
+
 def stop_by_signal() -> None:
     """Ctrl-C and SIGTERM end the process at once, until training has something to checkpoint."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -88,6 +92,10 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from error
     if is_main_rank():
         print(f"done: {result}")
+    if is_one_of_many():
+        from ppvilg.engine import stopping
+
+        stopping.leave(0)
 
 
 if __name__ == "__main__":

@@ -46,11 +46,15 @@ def requested() -> bool:
     return _requested is not None
 
 
-def leave() -> None:
-    """End the process now with `EXIT_STOPPED`: other ranks are leaving too, and nobody is there to say goodbye to."""
+def leave(code: int = EXIT_STOPPED) -> None:
+    """End the process now: other ranks are leaving too, and nobody is there to say goodbye to.
+
+    Paddle's groups abort a rank (SIGABRT) that takes them down after the rank that hosts their store has gone.
+    """
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(EXIT_STOPPED)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextmanager
