@@ -50,6 +50,7 @@ class ObjectsRecipe:
     guidance_scale: Any = 3.0  # one number, or one per expert
     scheduler: str | None = None  # None: the model's own
     batch_size: int = 16
+    processes: int = 1  # that draw at once
     bootstrap_resamples: int = 2000
     blind_pictures: int = 60
 
@@ -60,7 +61,7 @@ class ObjectsRecipe:
         unknown = [kind for kind in self.prompts if kind not in CRITERIA]
         if unknown or not any(self.prompts.values()) or min(self.prompts.values()) < 0:
             raise ValueError(f"prompts={dict(self.prompts)}: use how many of {', '.join(CRITERIA)}")
-        for name in ("images_per_prompt", "num_inference_steps", "batch_size", "bootstrap_resamples"):
+        for name in ("images_per_prompt", "num_inference_steps", "batch_size", "processes", "bootstrap_resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.blind_pictures < 0:
@@ -94,7 +95,7 @@ class ObjectsSuite:
         self.painter: Painter | None = None
         if recipe.sources != ["renders"]:
             settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
-            self.painter = Painter(recipe.model, *settings)
+            self.painter = Painter(recipe.model, *settings, batch_size=recipe.batch_size, processes=recipe.processes)
         open_output(recipe.output, "objects")
 
     def run(self) -> dict:
@@ -126,26 +127,23 @@ class ObjectsSuite:
 
     def draw(self, source: str) -> list[Image.Image]:
         """All pictures of a source, drawing those that are not there yet; in the order of the prompts."""
-        protocol = self._protocol(source)
-        folder = PictureFolder(self.output / source, self.prompts, self.recipe.images_per_prompt, protocol)
-        make: Callable = {"model": self._generate, "reconstruction": self._reconstruct, "renders": self._render}[source]
-        draw_missing(folder, make, protocol, self.recipe.seed, self.recipe.batch_size, source)
+        where, per_prompt = self.output / source, self.recipe.images_per_prompt
+        if source == "model":
+            folder = self.painter.draw(where, self.prompts, per_prompt, source)
+        else:
+            protocol = self._protocol(source)
+            folder = PictureFolder(where, self.prompts, per_prompt, protocol)
+            make: Callable = {"reconstruction": self._reconstruct, "renders": self._render}[source]
+            draw_missing(folder, make, protocol, self.recipe.seed, self.recipe.batch_size, source)
         folder.write_grids()
         return [folder.read(*key) for key in folder.all()]
 
     def _protocol(self, source: str) -> dict:
-        """What the pictures of a source depend on, besides the prompts."""
-        if source == "model":
-            return self.painter.protocol()
+        """What real scenes and their reconstructions depend on, besides the prompts."""
         protocol: dict = {"source": source, "suite_seed": self.recipe.seed}
         if source == "reconstruction":
             protocol["model_sha256"] = self.painter.sha256
         return {**protocol, "font_sha256": font_sha256()}
-
-    def _generate(self, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
-        """Pictures of one shape drawn by the model."""
-        seeds = [picture_seed(self.recipe.seed, *key) for key in keys]
-        return self.painter.pictures([self.prompts[prompt] for prompt, _ in keys], seeds)
 
     def _render(self, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
         """Real scenes that the prompts describe."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ppvilg.data.scenes import draw_scene
 from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite
+from ppvilg.evaluation.drawing import Painter, picture_seed
 from ppvilg.evaluation.objects import scene_of, suite_prompts
 from ppvilg.pipelines import ErnieViLG2Pipeline, read_metadata
 
@@ -85,10 +86,11 @@ def test_going_on_draws_only_what_is_missing(finished, tmp_path, monkeypatch):
     before = np.asarray(Image.open(lost), int)
     lost.unlink()
     drawn = []
-    generate = ObjectsSuite._generate
-    monkeypatch.setattr(ObjectsSuite, "_generate", lambda self, keys: drawn.extend(keys) or generate(self, keys))
+    draw = Painter.pictures
+    monkeypatch.setattr(Painter, "pictures", lambda self, *what: drawn.append(what) or draw(self, *what))
     again = ObjectsSuite(recipe_for(recipe.model, output)).run()
-    assert drawn == [(3, 0)]
+    ((prompts, seeds),) = drawn
+    assert prompts == [suite_prompts(recipe)[3]] and seeds == [picture_seed(recipe.seed, 3, 0)]
     assert np.abs(np.asarray(Image.open(lost), int) - before).max() <= 1
     assert again["results"]["renders"] == report["results"]["renders"]
 
