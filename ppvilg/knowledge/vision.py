@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,28 +28,42 @@ def box_weight_map(
     every cell it touches along that axis. Boxes reaching over the edge are clipped, boxes without area are ignored.
     ValueError when boxes do not have four finite numbers each.
     """
-    boxes = np.asarray(boxes, dtype=np.float64)
-    if boxes.size == 0:
-        boxes = boxes.reshape(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise ValueError(f"boxes must be finite (n, 4) numbers x0, y0, x1, y1, got {boxes.tolist()}")
-    limits = np.array([image_size[0], image_size[1]] * 2, dtype=np.float64)
-    boxes = np.clip(boxes, 0.0, limits)  # (n, 4)
-    boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
-    columns = _covered_cells(boxes[:, 0], boxes[:, 2], image_size[0], latent_size[1])  # (n, w)
-    rows = _covered_cells(boxes[:, 1], boxes[:, 3], image_size[1], latent_size[0])  # (n, h)
-    inside = (rows[:, :, None] & columns[:, None, :]).any(axis=0)  # (h, w)
-    return np.where(inside, 1.0 + object_weight, 1.0).astype(np.float32)[None]  # (1, h, w)
+    weights = np.ones((1, *latent_size), dtype=np.float32)  # (1, h, w)
+    for x0, y0, x1, y1 in _finite_boxes(boxes):
+        x0, x1 = (min(max(x, 0.0), image_size[0]) for x in (x0, x1))
+        y0, y1 = (min(max(y, 0.0), image_size[1]) for y in (y0, y1))
+        if x1 > x0 and y1 > y0:
+            rows = _covered_cells(y0, y1, image_size[1], latent_size[0])
+            columns = _covered_cells(x0, x1, image_size[0], latent_size[1])
+            weights[0, rows, columns] = 1.0 + object_weight
+    return weights
 
 
-def _covered_cells(start: np.ndarray, end: np.ndarray, length: int, cells: int) -> np.ndarray:
-    """Which of `cells` equal cells along `length` pixels the intervals [start, end) take: (n, cells) bool."""
-    edges = np.arange(cells + 1) * (length / cells)
-    centres = (edges[:-1] + edges[1:]) / 2
-    start, end = start[:, None], end[:, None]  # (n, 1)
-    covered = (centres >= start) & (centres < end)  # (n, cells)
-    touched = (edges[1:] > start) & (edges[:-1] < end)  # (n, cells)
-    return np.where(covered.any(axis=1, keepdims=True), covered, touched)
+def _finite_boxes(boxes) -> list[list[float]]:
+    """Boxes as lists of four floats; numpy's operations on a few boxes would take longer than the rest of a sample."""
+    try:
+        floats = [[float(value) for value in box] for box in boxes]
+    except (TypeError, ValueError):
+        floats = [[]]
+    if any(len(box) != 4 for box in floats) or not all(math.isfinite(value) for box in floats for value in box):
+        raise ValueError(f"boxes must be finite (n, 4) numbers x0, y0, x1, y1, got {boxes}")
+    return floats
+
+
+@lru_cache(maxsize=256)
+def _cells(length: int, cells: int) -> tuple[list[float], list[float]]:
+    """Edges and centres of `cells` equal cells along `length` pixels."""
+    edges = [i * (length / cells) for i in range(cells + 1)]
+    return edges, [(low + high) / 2 for low, high in pairwise(edges)]
+
+
+def _covered_cells(start: float, end: float, length: int, cells: int) -> slice:
+    """Which of `cells` equal cells along `length` pixels the interval [start, end) takes."""
+    edges, centres = _cells(length, cells)
+    first, stop = bisect_left(centres, start), bisect_left(centres, end)
+    if first == stop:  # too thin for a centre: every cell it touches
+        first, stop = bisect_right(edges, start) - 1, bisect_left(edges, end)
+    return slice(first, stop)
 
 
 def _is_chinese(text: str) -> bool:
