@@ -140,6 +140,7 @@ def _measures_as_things(tags: Tags) -> list[tuple[str, str]]:
     return things
 
 
+@lru_cache(maxsize=65536)
 def mark_of(word: str, pos: str) -> str:
     """Mark of a word, "" for words without content (particles, punctuation, copulas, white space)."""
     if word in _FUNCTION_WORDS or not any(character.isalnum() for character in word):
