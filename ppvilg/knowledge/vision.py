@@ -74,6 +74,7 @@ def _names(label: str, synonyms: Mapping[str, Sequence[str]] | None) -> list[str
     return [label, *(synonyms or {}).get(label, ())]
 
 
+@lru_cache(maxsize=4096)  # completion and loss weights ask the same of a sample
 def _occurrences(name: str, caption: str) -> list[tuple[int, int]]:
     """Where a name stands in a caption; Latin names as whole words, plural or not, in any case."""
     pattern = re.escape(name)
@@ -89,8 +90,10 @@ def mentioned_labels(
 
     A name inside a longer name of another label of the list does not count: 熊猫 names the panda, not also 熊 and 猫.
     """
-    caption = strip_marks(caption)
     labels = list(dict.fromkeys(labels))
+    if not labels:
+        return []
+    caption = strip_marks(caption)
     spans = {label: [s for name in _names(label, synonyms) for s in _occurrences(name, caption)] for label in labels}
 
     def swallowed(label: str, span: tuple[int, int]) -> bool:
