@@ -80,6 +80,8 @@ class VisionKnowledgeConfig:
     loss: ObjectLossConfig = field(default_factory=ObjectLossConfig)
     completion: CompletionConfig = field(default_factory=CompletionConfig)
     replacement: ReplacementConfig = field(default_factory=ReplacementConfig)
+    min_score: float = 0.5  # objects detected with less are not trusted
+    synonyms: dict[str, list[str]] = field(default_factory=dict)  # label -> names that mention it: {cat: [猫, 猫咪]}
 
 
 @dataclass
@@ -304,7 +306,7 @@ def validate(config) -> None:
         raise ConfigError(f"data.caption={config.data.caption!r}: use zh or en")
     _validate_probabilities(config)
     for key in ("seed", "data.workers", "data.bad_sample_limit", "knowledge.text.key_token_weight",
-                "knowledge.vision.loss.object_weight"):
+                "knowledge.vision.loss.object_weight", "knowledge.vision.min_score"):
         if OmegaConf.select(config, key) < 0:
             raise ConfigError(f"{key}={OmegaConf.select(config, key)}: must not be negative")
     for stage in STAGES:

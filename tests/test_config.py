@@ -186,6 +186,8 @@ def test_files_that_are_not_there_or_not_recipes(recipe, tmp_path):
         (["knowledge.text.probability=2"], "knowledge.text.probability=2"),
         (["knowledge.text.key_token_weight=-0.1"], "knowledge.text.key_token_weight"),
         (["knowledge.vision.loss.object_weight=-1"], "knowledge.vision.loss.object_weight"),
+        (["knowledge.vision.min_score=-1"], "knowledge.vision.min_score"),
+        (["knowledge.vision.synonyms=[cat]"], "knowledge.vision.synonyms"),
         (["train.experts.caption_dropout=-0.1"], "train.experts.caption_dropout"),
         (["seed=-1"], "seed=-1"),
         (["train.base.batch_size=0"], "train.base.batch_size=0"),

@@ -214,4 +214,6 @@ def build_visual_knowledge(recipe: Recipe) -> VisualKnowledge:
         completion_probability=part.completion.probability,
         replacement_probability=part.replacement.probability if part.replacement.enabled else 0.0,
         english_probability=1.0 if recipe.data.caption == "en" else 0.0,
+        min_score=part.min_score,
+        synonyms={label: list(names) for label, names in part.synonyms.items()},
     )

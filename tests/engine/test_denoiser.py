@@ -12,8 +12,8 @@ import paddle
 import pytest
 from engine_tiny import newest
 
-from ppvilg.data import sample_rng
-from ppvilg.engine import CheckpointStore, Run, Trainer
+from ppvilg.data import ObjectBox, sample_rng
+from ppvilg.engine import CheckpointStore, Run, Trainer, builder
 from ppvilg.engine.denoiser import DenoiserStage
 from ppvilg.models import use_tile_upsampling
 
@@ -56,6 +56,16 @@ def build_stage(run, name="base") -> DenoiserStage:
 def build_trainer(run, name, folder) -> Trainer:
     stage = build_stage(run, name)
     return Trainer(stage, CheckpointStore(folder / "checkpoints", "any"), folder / "logs", run.recipe.seed)
+
+
+def test_labels_of_another_language_and_doubtful_objects_by_the_recipe(make_recipe, tmp_path):
+    settings = ("knowledge.vision.synonyms={cat: [猫, 猫咪], dog: [狗]}", "knowledge.vision.min_score=0.3")
+    knowledge = builder.build_visual_knowledge(make_recipe(tmp_path / "out", *settings))
+    objects = [ObjectBox(label, (0, 0, 8, 8), score) for label, score in (("cat", 0.4), ("dog", 0.4), ("fish", 0.2))]
+    draw = np.random.default_rng(0)
+    assert knowledge.choose_caption({"zh": "一只猫咪"}, objects, draw, marks=False)[0] == "一只猫咪，狗"
+    assert knowledge.choose_caption({"en": "a cat"}, objects, draw, marks=False)[0] == "a cat, dog"
+    assert knowledge.key_objects(objects, "一只猫咪") == objects[:1]
 
 
 # ---- knowledge off is plain latent diffusion
