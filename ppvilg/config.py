@@ -178,7 +178,8 @@ class DistributedConfig:
 
     data: int | None = None  # None: whatever is left of the ranks
     sharding: int = 1  # ranks that share one copy of the optimizer's state
-    sharding_stage: int = 1
+    sharding_stage: int = 1  # 2: of the gradients too
+    bucket_megabytes: float = 32.0  # stage 2: so many gradients wait on a rank before they go to their owners
     expert: int = 1  # groups of ranks that train different experts; stages vae and base use all ranks as one group
     find_unused_parameters: bool = True  # ranks agree on which weights have gradients before they add them up
     stop_seconds: int = 120  # after SIGTERM a run that has not stopped by itself by then is ended
@@ -363,7 +364,9 @@ def _validate_ranks(config) -> None:
         if OmegaConf.select(config, key) not in known:
             raise ConfigError(f"{key}={OmegaConf.select(config, key)!r}: use {', '.join(known)}")
     if config.distributed.sharding_stage not in (1, 2, 3):
-        raise ConfigError(f"distributed.sharding_stage={config.distributed.sharding_stage}: use 1")
+        raise ConfigError(f"distributed.sharding_stage={config.distributed.sharding_stage}: use 1 or 2")
+    if not config.distributed.bucket_megabytes > 0:
+        raise ConfigError(f"distributed.bucket_megabytes={config.distributed.bucket_megabytes}: must be positive")
     if config.distributed.stop_seconds < 1:
         raise ConfigError(f"distributed.stop_seconds={config.distributed.stop_seconds}: must be at least 1")
     experts, count = config.train.experts, config.model.num_experts

@@ -16,20 +16,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
-from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import DygraphShardingOptimizer
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
-from paddle.distributed.parallel import _split_tensors, build_groups
 
 from ppvilg.config import ConfigError, DistributedConfig
+from ppvilg.engine.sharding import FusedShardingOptimizer, GradientShardingOptimizer, gradient_dtype
 from ppvilg.engine.topology import Axes, Layout, layout_of, resolve_axes
 from ppvilg.engine.traffic import Traffic
 
-_BUCKET_BYTES = 128 * 2**20  # of one message
 traffic = Traffic()
 _meetings: Counter = Counter()
 _notes = itertools.count()
@@ -74,14 +73,12 @@ def start(settings: DistributedConfig | None = None) -> None:
 
 
 def _check_sharding_stage(settings: DistributedConfig) -> None:
-    if settings.sharding_stage == 1:
-        return
-    stage = f"distributed.sharding_stage={settings.sharding_stage}"
-    if paddle.get_device() == "cpu":
-        raise ConfigError(f"{stage}: Paddle has sharding of gradients and weights (group_sharded_parallel) for GPUs "
-                          "only, and this is a CPU; use sharding_stage=1, which splits the optimizer's state")
-    raise ConfigError(f"{stage}: this trainer offers stage 1 (optimizer's state) only, for nothing more could be "
-                      "tested on a GPU; use sharding_stage=1")
+    if settings.sharding_stage == 3:
+        device = "this is a CPU, and " if paddle.get_device() == "cpu" else ""
+        raise ConfigError(f"distributed.sharding_stage=3: {device}weights cannot be sharded: Paddle's "
+                          "GroupShardedStage3 runs on GPUs only, and fails there as well when a weight has no gradient "
+                          "in a step (docs/distributed.md). Use sharding_stage=2, which splits gradients and the "
+                          "optimizer's state, and the axis distributed.expert, which splits the experts' weights")
 
 
 def _end_with_launcher() -> None:
@@ -268,45 +265,34 @@ def _maximum(flags: np.ndarray, group) -> np.ndarray:
     return tensor.numpy()
 
 
-class FusedShardingOptimizer(DygraphShardingOptimizer):
-    """Fleet's sharding with few large messages per step, not two per parameter (its own fusion needs a GPU)."""
-
-    def reduce_gradients(self, parameter_list, hcg) -> None:
-        """The mean gradient of each parameter goes to its owner."""
-        group = hcg.get_sharding_parallel_group()
-        for owner, owned in self._by_owner(parameter_list):
-            for flat, gradients, shapes in build_groups([p.grad for p in owned], _BUCKET_BYTES):
-                flat.scale_(1.0 / group.nranks)
-                dist.reduce(flat, dst=group.ranks[owner], group=group)
-                if group.rank == owner:
-                    _split_tensors([(flat, gradients, shapes)])
-
-    def _sharding_sync_parameters(self) -> None:
-        self.share([p for p in self._parameter_list if p.grad is not None])
-
-    def share(self, parameters: list[paddle.Tensor]) -> None:
-        """Every rank takes over each parameter from its owner."""
-        group = self._hcg.get_sharding_parallel_group()
-        for owner, owned in self._by_owner(parameters):
-            for flat, weights, shapes in build_groups(owned, _BUCKET_BYTES):
-                dist.broadcast(flat, src=group.ranks[owner], group=group)
-                _split_tensors([(flat, weights, shapes)])
-
-    def _by_owner(self, parameters: list[paddle.Tensor]):
-        for owner in range(self._sharding_world_size):
-            owned = [p for p in parameters if self._param2rank[p.name] == owner]
-            if owned:
-                yield owner, owned
-
-
-def sharded_optimizer(optimizer):
-    """Fleet's sharding (stage 1) around an optimizer that has no state yet; the optimizer itself without that axis.
+def sharded_optimizer(optimizer, settings: DistributedConfig | None = None):
+    """Fleet's sharding, stage 1 or 2, around an optimizer without state yet; the optimizer itself without that axis.
 
     Afterwards `optimizer._parameter_list` holds the parameters whose state lives on this rank.
     """
-    if len(layout().sharding_ranks) == 1:
+    settings, shards = settings or DistributedConfig(), layout().sharding_ranks
+    if len(shards) == 1:
         return optimizer
-    return FusedShardingOptimizer(optimizer, fleet.get_hybrid_communicate_group())
+    mesh = fleet.get_hybrid_communicate_group()
+    if settings.sharding_stage == 1:
+        return FusedShardingOptimizer(optimizer, mesh)
+    meet = partial(_meet_before_gloo, f"shards {shards}", len(shards))
+    return GradientShardingOptimizer(optimizer, mesh, traffic, meet, int(settings.bucket_megabytes * 2**20),
+                                     settings.find_unused_parameters)
+
+
+def finish_pass(optimizer, last: bool) -> None:
+    """To be called after every backward pass: with sharding stage 2, what still waits goes to its owner."""
+    if isinstance(optimizer, FusedShardingOptimizer):
+        optimizer.finish_pass(last)
+
+
+@paddle.no_grad()
+def fill_gradients(used: list[paddle.Tensor], optimizer) -> None:
+    """Zeros as gradients of parameters that have none here, and some on another rank that trains the same weights."""
+    for parameter in optimizer.holders_of(used) if isinstance(optimizer, FusedShardingOptimizer) else used:
+        if parameter.grad is None:
+            parameter.grad = paddle.zeros(parameter.shape, gradient_dtype(parameter))
 
 
 @paddle.no_grad()

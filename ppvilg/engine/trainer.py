@@ -251,9 +251,7 @@ class Trainer:
         parameters = list(self.parameters.values()) if self.settings.find_unused_parameters else []
         used = distributed.agree(np.array([stopping.requested(), *(p.grad is not None for p in parameters)]))
         self.stop_agreed = bool(used[0])
-        for parameter, wanted in zip(parameters, used[1:]):
-            if wanted and parameter.grad is None:
-                parameter.grad = paddle.zeros_like(parameter)
+        distributed.fill_gradients([p for p, wanted in zip(parameters, used[1:]) if wanted], self.optimizer)
 
     def forward_backward(self, batch, step: int) -> None:
         """Gradients of the mean loss over this rank's share, in `accumulation` passes."""
@@ -264,7 +262,9 @@ class Trainer:
                 terms, groups = self.stage.losses(batch, step, slice(start, start + size))
                 loss = sum(term for name, term in terms.items() if name != "plain")  # (N,)
                 mean = loss.mean() / self.config.accumulation
-            self.precision.scale(mean).backward()  # ranks talk once all passes are done
+            self.precision.scale(mean).backward()
+            # ranks talk once all passes are done, with sharding stage 2 during every one
+            distributed.finish_pass(self.optimizer, last=start + size == share)
             self._note_losses({"loss": loss, **terms}, groups, step)
 
     def _note_losses(self, terms: dict[str, paddle.Tensor], groups: np.ndarray, step: int) -> None:
@@ -418,7 +418,8 @@ class Trainer:
             weight_decay=config.weight_decay, parameters=list(self.parameters.values()),
             apply_decay_param_fun=names.__contains__)
         self.precision.prepare(list(self.stage.networks.values()), optimizer)
-        self.inner_optimizer, self.optimizer = optimizer, distributed.sharded_optimizer(optimizer)
+        self.inner_optimizer = optimizer
+        self.optimizer = distributed.sharded_optimizer(optimizer, self.settings)
         mine = {p.name for p in optimizer._parameter_list}
         self.owned = {name: p for name, p in self.parameters.items() if p.name in mine}
         # All moments now: Paddle makes them at a parameter's first step, so that after a resume the moments of experts

@@ -66,7 +66,7 @@ def test_wrong_axes_are_found_before_ranks_meet(make_recipe, tmp_path, monkeypat
 
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "4")
     monkeypatch.setattr(fleet, "init", lambda *_, **__: pytest.fail("ranks met"))
-    for override in ("distributed.sharding=3", "distributed.data=3", "distributed.sharding_stage=2"):
+    for override in ("distributed.sharding=3", "distributed.data=3", "distributed.sharding_stage=3"):
         with pytest.raises(ConfigError, match=override.partition("=")[0]):
             distributed.start(make_recipe(tmp_path / "out", override).distributed)
 
