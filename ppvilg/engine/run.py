@@ -48,6 +48,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, hooks: PipelineHooks | None = None):
         self.recipe, self.hooks, self.output = recipe, hooks, Path(recipe.output)
+        self._recipe_is_kept = False
         builder.check_settings(recipe)
         for name in STAGES:  # all of them now, rather than after the stages before
             if recipe.train[name].steps:
@@ -85,9 +86,9 @@ class Run:
         """
         self.output.mkdir(parents=True, exist_ok=True)
         with claimed(self.output) if distributed.is_main() else nullcontext():
-            if distributed.is_main():
-                self._keep_recipe()
-            return self._run_stages()
+            result = self._run_stages()
+            self._keep_recipe()
+            return result
 
     def _run_stages(self) -> Path:
         result = self.output
@@ -101,8 +102,14 @@ class Run:
         return result
 
     def _keep_recipe(self) -> None:
-        """Write recipe.yml; one that was there stays under another name if it describes another model."""
-        path = self.output / "recipe.yml"
+        """Write recipe.yml; one that was there stays under another name if it describes another model.
+
+        Called when a stage begins to take steps, with its checkpoints if there are any, and at the end: a recipe that
+        is refused leaves that of the checkpoints in its place.
+        """
+        if self._recipe_is_kept or not distributed.is_main():
+            return
+        path, self._recipe_is_kept = self.output / "recipe.yml", True
         if path.exists() and not self._same_model(path):
             numbers = range(1, 2 + len(list(self.output.glob("recipe.*.yml"))))
             kept = next(kept for kept in (self.output / f"recipe.{n}.yml" for n in numbers) if not kept.exists())
@@ -189,7 +196,7 @@ class Run:
         store = CheckpointStore(self.output / "checkpoints" / stage.name, recipe_hash, stage.config.keep_checkpoints,
                                 stage.config.keep_every)
         Trainer(stage, store, self.output / "logs", self.recipe.seed, self.recipe.distributed,
-                Precision(self.recipe.precision)).run_loop()
+                Precision(self.recipe.precision), self._keep_recipe).run_loop()
 
 
 def _defining(recipe: Recipe, stage: str) -> dict:

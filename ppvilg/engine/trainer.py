@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -84,13 +84,14 @@ def check_shares(stage: str, config: StageConfig) -> None:
 
 
 class Trainer:
-    """Runs one stage from its newest checkpoint to its end."""
+    """Runs one stage from its newest checkpoint to its end; `accepted` is called before the first new step."""
 
     def __init__(self, stage: Stage, store: CheckpointStore, log_folder: Path, seed: int,
-                 settings: DistributedConfig | None = None, precision: Precision | None = None):
+                 settings: DistributedConfig | None = None, precision: Precision | None = None,
+                 accepted: Callable[[], None] = lambda: None):
         self.stage, self.store, self.log_folder, self.seed = stage, store, log_folder, seed
         self.config, self.settings = stage.config, settings or DistributedConfig()
-        self.precision, self.writer = precision or Precision(), BackgroundWriter()
+        self.precision, self.writer, self.accepted = precision or Precision(), BackgroundWriter(), accepted
         check_shares(stage.name, self.config)
         if paddle.get_device() == "cpu":
             for network in stage.networks.values():
@@ -119,6 +120,7 @@ class Trainer:
         """
         first_step = self.resume()
         if first_step < self.config.steps:
+            self.accepted()
             self._train(first_step)
         elif first_step > self.config.steps:
             logger.warning("the newest checkpoint in %s has %d steps, more than train.%s.steps=%d; it is taken as is",

@@ -190,14 +190,37 @@ def test_data_may_move(make_recipe, hooks, world, copied, tmp_path):
     assert hash_folder(copied / "experts") == before
 
 
+@pytest.mark.parametrize("override", ["seed=4", "train.base.caption_dropout=0.2", "train.experts.ema_decay=0.5",
+                                      "model.vae.pretrained=nowhere"])
+def test_a_refused_recipe_leaves_that_of_the_checkpoints(make_run, copied, override):
+    """Also one that is refused late, when a stage before was found to be finished."""
+    first = (copied / "recipe.yml").read_bytes()
+    with pytest.raises(Exception, match="another recipe|nowhere"):
+        make_run(copied, override).run()
+    assert (copied / "recipe.yml").read_bytes() == first and not list(copied.glob("recipe.*.yml"))
+
+
 def test_the_recipe_of_another_model_is_kept_under_a_number(make_run, copied):
     first = (copied / "recipe.yml").read_text(encoding="utf-8")
+    only_vae = [f"train.{stage}.{key}=0" for stage in ("base", "experts") for key in ("steps", "warmup_steps")]
     for seed in (4, 5):
-        with pytest.raises(CheckpointError):
-            make_run(copied, f"seed={seed}").run()
+        shutil.rmtree(copied / "checkpoints")  # else it is refused
+        make_run(copied, f"seed={seed}", *only_vae).run()
     assert (copied / "recipe.1.yml").read_text(encoding="utf-8") == first
     assert OmegaConf.load(copied / "recipe.2.yml").seed == 4
     assert OmegaConf.load(copied / "recipe.yml").seed == 5
+
+
+def test_a_run_that_is_stopped_has_left_its_recipe(make_run, tmp_path, monkeypatch):
+    from ppvilg.engine.trainer import Trainer
+
+    def fail(self, batch, step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run_step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path / "out", "seed=6").run()
+    assert OmegaConf.load(tmp_path / "out" / "recipe.yml").seed == 6
 
 
 def test_a_file_that_is_no_recipe_is_kept_too(make_run, copied):
