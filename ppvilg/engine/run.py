@@ -30,6 +30,8 @@ _FREE = ("steps", "decay", "learning_rate", "final_learning_rate", "log_every", 
          "logit_mean", "logit_std")
 _FREE_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "bad_sample_limit",
               "max_validation_samples")
+# Keys of knowledge.vision that earlier versions had not: at these values a step computes what it did without them.
+_ADDED_VISION = {"min_score": 0.5, "synonyms": {}}
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,10 @@ def _defining(recipe: Recipe, stage: str) -> dict:
     data = {key: value for key, value in content["data"].items() if key not in _FREE_DATA}
     settings = {key: value for key, value in content["train"][stage].items() if key not in _FREE}
     model = content["model"]["vae"] if stage == "vae" else content["model"]
-    knowledge = None if stage == "vae" else content["knowledge"]
+    knowledge = None if stage == "vae" else dict(content["knowledge"])
+    if knowledge and "vision" in knowledge:
+        knowledge["vision"] = {key: value for key, value in knowledge["vision"].items()
+                               if key not in _ADDED_VISION or value != _ADDED_VISION[key]}
     defining = {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
     precision = content.get("precision", {})  # recipes that were kept by earlier versions have none
     return defining | ({"precision": precision} if precision.get("level", "O0") != "O0" else {})

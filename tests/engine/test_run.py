@@ -181,6 +181,8 @@ def test_recipes_of_earlier_versions_keep_their_checkpoints(make_recipe, tmp_pat
         "acd57c7424531a86", "2db64cc1c0658ed8", "b78726ea04a0d306"]
     mixed = make_recipe(tmp_path / "out", "precision.level=O1")
     assert _defining(mixed, "base") != _defining(recipe, "base"), "mixed precision changes what a step computes"
+    for override in ("knowledge.vision.min_score=0.4", "knowledge.vision.synonyms={cat: [猫]}"):
+        assert _defining(make_recipe(tmp_path / "out", override), "base") != _defining(recipe, "base"), override
 
 
 def test_data_may_move(make_recipe, hooks, world, copied, tmp_path):
