@@ -1,11 +1,12 @@
 """Every form of parallelism against one process, and checkpoints carried from one to another.
 
     python tests/benchmarks/parallel.py [--steps 50] [--folder /tmp/parallel] [--only forms|resume] [--again]
+                                        [--form "sharding 4" ...]
 
-forms: a tiny model on four gloo ranks, stage base laid out as data 4, sharding 4 and data 2 x sharding 2, stage experts
-as expert 2 x data 2 (from the one process's base), each against one process with the same batches; prints the largest
-relative difference of the losses of every step, the largest difference of any final weight, and the bytes that
-gradients took inside groups and between them.
+forms: a tiny model on four gloo ranks, stage base laid out as data 4, sharding 4 (stage 1, and stage 2 with buckets of
+50 KiB) and data 2 x sharding 2, stage experts as expert 2 x data 2 (from the one process's base), each against one
+process with the same batches; prints the largest relative difference of the losses of every step, the largest
+difference of any final weight, and the bytes that gradients and weights took inside groups and between them.
 resume: a checkpoint of expert 2 x data 2 from the middle of stage experts goes on in one process, on data 2 and on
 expert 2 x data 2 again; prints how far each end is from never having stopped (the last must be equal bit for bit).
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,8 +33,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-FORMS = {"data 4": {"data": 4}, "sharding 4": {"sharding": 4}, "data 2 x sharding 2": {"data": 2, "sharding": 2},
-         "expert 2 x data 2": {"expert": 2, "data": 2}}
+AXES = ("data", "sharding", "expert")
+FORMS = {"data 4": {"data": 4}, "sharding 4": {"sharding": 4},
+         "sharding 4 stage 2": {"sharding": 4, "sharding_stage": 2, "bucket_megabytes": 0.05},
+         "data 2 x sharding 2": {"data": 2, "sharding": 2}, "expert 2 x data 2": {"expert": 2, "data": 2}}
 STAGES = ("base", "experts")
 BASE_ONLY = ("train.experts.steps=0", "train.experts.warmup_steps=0")
 EXPERTS_ONLY = ("train.base.steps=0", "train.base.warmup_steps=0")
@@ -75,7 +79,8 @@ class World:
     def run(self, name: str, axes: dict | None = None, *settings: str) -> Path:
         """Train into `<folder>/<name>`, on as many ranks as the axes need."""
         output, axes = self.folder / name, axes or {}
-        ranks, arguments = int(np.prod(list(axes.values()) or [1])), self.arguments(output, axes, *settings)
+        ranks = math.prod(size for key, size in axes.items() if key in AXES)
+        arguments = self.arguments(output, axes, *settings)
         done, started = Path(f"{output}.done"), time.monotonic()
         if done.exists():
             return output
@@ -213,11 +218,12 @@ def gradient_bytes(output: Path, stage: str) -> tuple[int, int]:
     return inside, between
 
 
-def compare_forms(world: World) -> bool:
+def compare_forms(world: World, chosen: list[str]) -> bool:
     """One line per form and stage; whether all are within 1e-5."""
     single, good = world.run("one"), True
     print(f"{'form':<22}{'stage':<9}{'losses (rel.)':>14}{'weights (abs.)':>16}{'MB inside':>11}{'between':>9}")
-    for form, axes in FORMS.items():
+    for form in chosen:
+        axes = FORMS[form]
         name, stage = form.replace(" ", ""), "experts" if "expert" in axes else "base"
         world.begin_from(name, single, "vae", "cache", "tokenizer", "checkpoints/vae")
         only = BASE_ONLY if stage == "base" else (*EXPERTS_ONLY, f"train.experts.start={single}/base")
@@ -260,6 +266,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--folder", type=Path, help="where to run; a temporary folder if not given")
     parser.add_argument("--only", choices=("forms", "resume"))
+    parser.add_argument("--form", nargs="+", choices=FORMS, default=list(FORMS), help="which forms; all if not given")
     parser.add_argument("--again", action="store_true", help="go on in a folder after a stop; finished runs are kept")
     parser.add_argument("--launcher", action="store_true", help="start ranks with paddle.distributed.launch")
     arguments = parser.parse_args()
@@ -268,7 +275,7 @@ def main() -> None:
         raise SystemExit(f"error: {folder} is not empty; choose another folder")
     world = World(folder, arguments.steps, arguments.launcher)
     print(f"{arguments.steps} steps of base and experts; outputs and logs in {folder}", flush=True)
-    good = arguments.only == "resume" or compare_forms(world)
+    good = arguments.only == "resume" or compare_forms(world, arguments.form)
     good = (arguments.only == "forms" or compare_resumes(world, arguments.steps)) and good
     print("all within bounds" if good else "NOT within bounds")
     sys.exit(not good)
