@@ -137,18 +137,20 @@ class Supervisor:
 
 
 def _reap() -> None:
+    """Take the exit codes of all children that have ended, so that no zombie stays."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+            continue
+    except ChildProcessError:  # no child is left: all are reaped, which is what this is for
+        return
 
 
 def _send(process: int, number: int) -> None:
+    """Signal a process that may have ended since it was found; that it is gone is as good as the signal."""
     try:
         os.kill(process, number)
-    except ProcessLookupError:
-        pass
+    except ProcessLookupError:  # it ended by itself, and whoever waits for it sees its exit code
+        return
 
 
 def _say(text: str) -> None:

@@ -93,5 +93,19 @@ def test_signals_go_to_the_ranks(tmp_path, number):
 
 
 def test_it_does_not_load_the_libraries():
-    source = "import sys, ppvilg.supervise; assert not {'paddle', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True)
+    source = "import sys, ppvilg.supervise; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "ppvilg.supervise" in loaded.split()
+    assert not {"paddle", "paddlenlp", "ppdiffusers", "numpy"} & set(loaded.split())
+
+
+def test_a_process_that_is_gone_is_no_error_and_any_other_reason_is_one():
+    from ppvilg import supervise
+
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    supervise._send(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    supervise._send(process.pid, signal.SIGKILL)
+    assert not runs(process.pid)
+    with pytest.raises(OSError, match="Invalid argument"):
+        supervise._send(os.getpid(), 9999)

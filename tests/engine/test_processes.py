@@ -104,6 +104,51 @@ def test_shards_and_expert_groups_learn_what_one_process_does(command, make_run,
     assert_close(four, one, "experts")
 
 
+# Two ranks of tools/train.py, twice, forked from one process that has imported the libraries; see parallel.py.
+FORKED_RANKS = """
+import shutil, sys
+sys.path.insert(0, {folder!r})
+import parallel, paddlenlp.transformers, ppdiffusers, visualdl
+for number, arguments in enumerate({runs!r}):
+    endpoints = [f"127.0.0.1:{{port}}" for port in parallel.free_ports(2)]
+    ranks = [parallel.fork_rank(rank, endpoints, f"rank-{{number}}-{{rank}}.txt", arguments[1:]) for rank in range(2)]
+    if any(parallel.World.wait_for(ranks)):
+        sys.exit(1)
+    if number == 0:
+        shutil.copytree({finished!r}, {copied!r})
+"""
+
+
+def test_sharded_gradients_learn_what_one_process_does(command, make_run, finished, tmp_path):
+    """Sharding stage 2 with recompute and two passes a step; its checkpoint goes on in one process and at stage 1."""
+    forms = (*COMPARABLE, "train.base.accumulation=2", "train.experts.accumulation=2", "train.experts.decay=constant",
+             "train.experts.log_every=1")
+    one, two, back = tmp_path / "one", tmp_path / "two", tmp_path / "back"
+    for output in (one, two):
+        for name in ("vae", "cache", "tokenizer", "checkpoints/vae"):
+            shutil.copytree(finished / name, output / name)
+    make_run(one, *forms).run()
+    start_base = f"train.experts.start={one / 'base'}"
+    shards = ("distributed.sharding=2", "distributed.bucket_megabytes=0.02", start_base)
+    runs = [command(two, *forms, *shards, "distributed.sharding_stage=2", "recompute=true"),
+            command(back, *forms, *shards, "train.experts.steps=9")]
+    script = FORKED_RANKS.format(folder=str(ROOT / "tests" / "benchmarks"), runs=runs, finished=str(two),
+                                 copied=str(back))
+    with open(tmp_path / "log.txt", "w+") as log:
+        assert start(["-c", script], log).wait() == 0, [path.read_text() for path in tmp_path.glob("*.txt")]
+    for stage, log_every in (("base", 2), ("experts", 1)):
+        note = json.loads((two / "logs" / f"traffic_{stage}_000.json").read_text())
+        assert note["traffic"]["agreement/sharding"]["calls"] > 7 * note["steps_taken"], "several buckets in every pass"
+        ours, theirs = logged_losses(two, stage), logged_losses(one, stage)
+        assert len(theirs) >= note["steps_taken"] // log_every
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        assert_close(two, one, stage)
+    for output in (one, two):  # two: two ranks' checkpoint, one process
+        make_run(output, *forms, start_base, "train.experts.steps=9").run()
+    assert_close(two, one, "experts")
+    assert_close(back, one, "experts")
+
+
 def test_asked_to_stop_it_checkpoints_and_the_same_command_goes_on(command, finished, tmp_path):
     """SIGTERM to the ranks' processes, as schedulers send it: exit code 75 and a checkpoint of that very step."""
     output, slow = tmp_path / "out", ("train.base.checkpoint_every=1000", "train.base.steps=4000")
@@ -120,6 +165,11 @@ def test_asked_to_stop_it_checkpoints_and_the_same_command_goes_on(command, fini
     step = int(folder.name.removeprefix("step_"))
     assert 0 < step < 4000 and step % 1000 and newest(output, "base")["progress"]["next_step"] == step
     assert f"stage base stopped after step {step}" in (tmp_path / "log.txt").read_text()
+
+
+def logged_losses(output, stage) -> list[float]:
+    lines = map(json.loads, (output / "logs" / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def assert_close(one, other, stage):
