@@ -6,9 +6,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from engine_tiny import ROOT
 
@@ -81,3 +83,20 @@ def test_every_pass_sends_every_gradient_once(ranks):
     for stage, compare, passes in ((1, 0, 1), (2, 0, rank_script.PASSES), (2, 1, rank_script.PASSES)):
         for found in ranks[f"groups:{stage}:{compare}:plain"]:
             assert found["gradients"] == passes * used and found["weights"] == used
+
+
+def test_what_a_collective_raises_during_the_backward_pass_is_told():
+    """Paddle turns an exception of a hook into a SystemError without its reason."""
+    from ppvilg.engine.sharding import GradientShardingOptimizer, _hook
+
+    def lost(finished):
+        raise RuntimeError("the link is gone")
+
+    optimizer, layer = GradientShardingOptimizer.__new__(GradientShardingOptimizer), paddle.nn.Linear(2, 2)
+    optimizer.__dict__.update(_origin_parameter_list=layer.parameters(), _waiting={}, _enough=1, _failure=None,
+                              _round=lost)
+    for number, parameter in enumerate(layer.parameters()):
+        parameter._register_backward_hook(_hook(weakref.ref(optimizer), number))
+    layer(paddle.ones([1, 2])).sum().backward()
+    with pytest.raises(RuntimeError, match="the link is gone"):
+        optimizer.finish_pass(last=True)

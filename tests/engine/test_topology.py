@@ -71,6 +71,11 @@ def test_wrong_axes_are_found_before_ranks_meet(make_recipe, tmp_path, monkeypat
             distributed.start(make_recipe(tmp_path / "out", override).distributed)
 
 
+def test_sharded_weights_are_refused_with_what_to_use_instead(make_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="sharding_stage=3: this is a CPU.*Use sharding_stage=2.*distributed.expert"):
+        distributed.start(make_recipe(tmp_path / "out", "distributed.sharding_stage=3").distributed)
+
+
 def test_experts_are_dealt_out_in_turn():
     assert [experts_of(group, 2, range(10)) for group in range(2)] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
     assert experts_of(0, 1, [7, 3]) == [3, 7]
@@ -83,6 +88,8 @@ def test_experts_are_dealt_out_in_turn():
     ("train.experts=[1,1]", r"train.experts.only=\[1, 1\]"),
     ("precision.level=O3", "precision.level='O3': use O0, O1, O2"),
     ("precision.dtype=float8", "precision.dtype='float8'"),
+    ("distributed.sharding_stage=4", "distributed.sharding_stage=4: use 1 or 2"),
+    ("distributed.bucket_megabytes=0", "distributed.bucket_megabytes=0.0: must be positive"),
 ])
 def test_wrong_settings(make_recipe, tmp_path, override, message):
     with pytest.raises(ConfigError, match=message):
