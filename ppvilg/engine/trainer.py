@@ -207,7 +207,9 @@ class Trainer:
         if last or (config.sample_every and done % config.sample_every == 0):
             self.draw(done)
         if last or done % config.checkpoint_every == 0:
+            started = time.perf_counter()
             self.save(done)
+            self.monitor.record(done, {"checkpoint_pause_seconds": time.perf_counter() - started})
         if self._must_stop(done):
             self._stop(done)
 

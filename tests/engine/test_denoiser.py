@@ -261,6 +261,8 @@ def test_logs_say_how_it_goes_per_expert(finished):
                 "memory_mib", "loss/expert_00", "loss/expert_01"):
         assert steps[0][key] > 0 or key == "reader_seconds_per_step", key
     assert "loss/expert_02" not in steps[0] and "loss/expert_02" in steps[1]
+    pauses = [line["step"] for line in lines if line.get("checkpoint_pause_seconds", 0.0) > 0.0]
+    assert pauses == [2, 4, 6, 7]
     assert [file.name for file in (finished / "logs" / "visualdl").iterdir()] == ["vdlrecords.run.log"]
 
 
