@@ -39,6 +39,7 @@ def install(seconds: int, at_once: Callable) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+        signal.siginterrupt(number, False)  # Paddle's store takes a call that a signal interrupts for a lost connection
 
 
 def requested() -> bool:
