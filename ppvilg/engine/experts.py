@@ -75,27 +75,31 @@ def hash_component(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder)}\n".encode())
         if path.suffix == ".safetensors":
             _hash_tensors(path, digest)
-        elif path.suffix == ".json" and folder.name != "tokenizer":
+        elif path.suffix == ".json":
             settings = json.loads(path.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in settings.items() if not key.startswith("_") and "version" not in key}
-            digest.update(json.dumps(kept, sort_keys=True).encode())
+            if folder.name != "tokenizer":  # there a key may be a word of the vocabulary
+                settings = {key: value for key, value in settings.items()
+                            if not key.startswith("_") and "version" not in key}
+            digest.update(json.dumps(settings, sort_keys=True).encode())
         else:
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def _hash_tensors(path: Path, digest) -> None:
-    """Names, types, shapes and values in the order of names, whatever their order in the file."""
+    """Names, shapes and values in the order of names; float16 and the float32 it was widened to are the same."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         for name in sorted(header):
             begin, end = header[name]["data_offsets"]
-            digest.update(f"{name} {header[name]['dtype']} {header[name]['shape']}\n".encode())
+            half = header[name]["dtype"] == "F16"
+            digest.update(f"{name} {'F32' if half else header[name]['dtype']} {header[name]['shape']}\n".encode())
             file.seek(8 + length + begin)
             for start in range(begin, end, 1 << 20):
-                digest.update(file.read(min(1 << 20, end - start)))
+                content = file.read(min(1 << 20, end - start))
+                digest.update(np.frombuffer(content, np.float16).astype(np.float32) if half else content)
 
 
 def _check_new(output: Path) -> None:

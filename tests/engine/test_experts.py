@@ -107,6 +107,25 @@ def test_parts_that_do_not_belong_together(jobs, tmp_path, file, values, message
         experts.assemble([jobs[0], other, jobs[2]], tmp_path / "whole")
 
 
+def test_a_model_shipped_in_float16_belongs_to_what_was_trained_from_it(jobs, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    hashes = {}
+    for dtype in (np.float16, np.float32):
+        folder = tmp_path / dtype.__name__
+        shutil.copytree(jobs[0], folder)
+        for component in ("text_encoder", "vae"):
+            (file,) = (folder / component).glob("*.safetensors")
+            weights = {name: value.astype(np.float16).astype(dtype) for name, value in load_file(file).items()}
+            save_file(weights, file, metadata={"format": "pd"})
+        for file in (folder / "tokenizer").glob("*.json"):
+            indent = 1 if dtype is np.float16 else None
+            content = json.loads(file.read_text(encoding="utf-8"))
+            file.write_text(json.dumps(content, indent=indent), encoding="utf-8")
+        hashes[dtype] = experts.read_job(folder).shared
+    assert hashes[np.float16] == hashes[np.float32] != experts.read_job(jobs[0]).shared
+
+
 @pytest.mark.parametrize("component", ["text_encoder", "vae"])
 def test_other_weights_are_found_by_their_hash(jobs, tmp_path, component):
     other = tmp_path / "other"
