@@ -171,6 +171,22 @@ def test_half_precision_files(resident, folder, copied):
         assert (value == expected.experts[4].state_dict()[name]).all()
 
 
+def test_weights_of_another_dtype_are_refused_before_anything_is_read(copied):
+    file = copied / "expert_03" / WEIGHTS
+    tensors = load_file(file)
+    tensors["conv_in.bias"] = tensors["conv_in.bias"].astype(np.float64)
+    save_file(tensors, file, {"format": "pd"})
+    with pytest.raises(ValueError, match="conv_in.bias is stored as F64, experts are streamed from F32 and F16"):
+        load_resident_unet(copied, 2)
+
+
+def test_other_compute_dtypes_are_read_too(resident, copied):
+    unet = load_resident_unet(copied, 1, "float64")
+    assert unet.dtype == paddle.float64
+    for name, value in unet.experts[6].state_dict().items():
+        assert (value == resident.unet.experts[6].state_dict()[name].astype("float64")).all()
+
+
 # ---- exported experts ----
 
 
