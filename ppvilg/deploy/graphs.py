@@ -11,8 +11,10 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 from ppdiffusers import UNet2DConditionModel
+from ppdiffusers.models.attention_processor import Attention
 
 from ppvilg.models import use_tile_upsampling
+from ppvilg.models.attention import QueryBlockAttnProcessor, query_blocks
 from ppvilg.models.unet import expert_folder_name
 
 from .manifest import GRAPH, WEIGHTS, Part, Port, stored
@@ -67,7 +69,7 @@ class _Expert(nn.Layer):
     # Traced as it runs, not rewritten: rewritten, the stock forward would decide on unknown sizes in the graph.
     @paddle.jit.not_to_static
     def _trace(self, sample, timestep, encoder_hidden_states, key_token_weights):
-        with _any_size(self.unet):
+        with _any_size(self.unet), _queries_in_blocks(self.unet):
             attention = {"key_token_weights": key_token_weights}
             return self.unet(
                 sample, timestep, encoder_hidden_states, cross_attention_kwargs=attention, return_dict=False
@@ -82,6 +84,31 @@ def _any_size(unet: UNet2DConditionModel) -> Iterator[None]:
         yield
     finally:
         unet.num_upsamplers = upsamplers
+
+
+@contextlib.contextmanager
+def _queries_in_blocks(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Lets self-attention over many tokens take its queries in blocks, by the model's own size.
+
+    A level of the UNet has multiples of 4 ** (levels below it) tokens whatever the size, as callers check.
+    """
+    levels, side = len(unet.config.block_out_channels), unet.config.sample_size
+    height, width = (side or 1,) * 2 if side is None or isinstance(side, int) else side
+    places = [*enumerate(unet.down_blocks), *((levels - 1 - i, block) for i, block in enumerate(unet.up_blocks))]
+    if unet.mid_block is not None:
+        places.append((levels - 1, unet.mid_block))
+    replaced = []
+    for level, block in places:
+        for attn in (layer for layer in block.sublayers() if isinstance(layer, Attention)):
+            blocks = query_blocks(height * width // 4**level, attn.heads, 4 ** (levels - 1 - level))
+            if blocks > 1 and QueryBlockAttnProcessor.fits(attn):
+                replaced.append((attn, attn.processor))
+                attn.set_processor(QueryBlockAttnProcessor(attn.processor, blocks))
+    try:
+        yield
+    finally:
+        for attn, processor in replaced:
+            attn.set_processor(processor)
 
 
 def expert_plan(unet: UNet2DConditionModel, index: int) -> Plan:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import paddle
 from ppdiffusers.models.attention_processor import Attention
 
+MAP_BYTES = 4 * 2**20  # of attention maps that a block of queries writes, so that they stay in a processor's cache
+
 
 class _ScaledValues:
     """An `Attention` seen by its processor, with value rows (N, L, D) multiplied by weights (N, L)."""
@@ -48,3 +50,75 @@ class KeyWeightedAttnProcessor:
         if encoder_hidden_states is not None and key_token_weights is not None:
             attn = _ScaledValues(attn, key_token_weights)
         return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+
+
+class _SharedContext:
+    """An `Attention` seen by its processor, whose keys and values are computed once for all blocks of queries."""
+
+    def __init__(self, attention: Attention, context: paddle.Tensor):
+        self._attention = attention
+        self._key, self._value = attention.to_k(context), attention.to_v(context)  # (N, L, D)
+        self._by_head: dict[int, paddle.Tensor] = {}
+
+    def __getattr__(self, name: str):
+        return getattr(self._attention, name)
+
+    def to_k(self, hidden_states: paddle.Tensor, *args) -> paddle.Tensor:
+        return self._key
+
+    def to_v(self, hidden_states: paddle.Tensor, *args) -> paddle.Tensor:
+        return self._value
+
+    def head_to_batch_dim(self, tensor: paddle.Tensor, *args, **kwargs) -> paddle.Tensor:
+        if tensor is not self._key and tensor is not self._value:
+            return self._attention.head_to_batch_dim(tensor, *args, **kwargs)
+        if id(tensor) not in self._by_head:
+            self._by_head[id(tensor)] = self._attention.head_to_batch_dim(tensor, *args, **kwargs)
+        return self._by_head[id(tensor)]  # (N, heads, L, D / heads)
+
+
+class QueryBlockAttnProcessor:
+    """A processor whose queries of self-attention come in `blocks` equal parts: the same result from small maps.
+
+    For a CPU, where no fused kernel does it: a map of 4096 x 4096 for eight heads is 512 MiB that are written, read by
+    the softmax, written and read again. ValueError: blocks is below 1, or the layer norms or reshapes by itself.
+    """
+
+    def __init__(self, inner, blocks: int):
+        if blocks < 1:
+            raise ValueError(f"blocks must be at least 1, got {blocks}")
+        self.inner = inner
+        self.blocks = blocks
+
+    @staticmethod
+    def fits(attn: Attention) -> bool:
+        """Whether the layer's queries are independent of each other: no norm, residual or reshape in its processor."""
+        return not any((attn.spatial_norm, attn.group_norm, attn.norm_cross, attn.residual_connection))
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: paddle.Tensor,
+        encoder_hidden_states: paddle.Tensor | None = None,
+        attention_mask: paddle.Tensor | None = None,
+        key_token_weights: paddle.Tensor | None = None,
+        **kwargs,
+    ) -> paddle.Tensor:
+        """Attention of (N, S, D), S a multiple of `blocks`, over itself; over text (N, L, D_text) in one piece."""
+        if encoder_hidden_states is not None:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, key_token_weights, **kwargs)
+        shared = _SharedContext(attn, hidden_states)
+        parts = hidden_states.reshape([0, self.blocks, -1, hidden_states.shape[-1]]).unbind(1)  # blocks x (N, S / b, D)
+        done = [self.inner(shared, part, hidden_states, attention_mask, **kwargs) for part in parts]
+        return paddle.concat(done, axis=1)  # (N, S, D)
+
+
+def query_blocks(tokens: int, heads: int, multiple: int) -> int:
+    """How many blocks keep the float32 maps of one picture below MAP_BYTES; a power of two that divides `multiple`.
+
+    tokens: of the layer at the model's own size; multiple: divides the tokens at every size.
+    """
+    blocks = 1
+    while 4 * heads * tokens * tokens / blocks > MAP_BYTES and multiple % (2 * blocks) == 0:
+        blocks *= 2
+    return blocks

@@ -22,7 +22,7 @@ from ppvilg.deploy import (
 )
 from ppvilg.deploy import export as export_module
 from ppvilg.deploy.manifest import GRAPH, WEIGHTS, stored
-from ppvilg.models import MoDEUNet2DConditionModel
+from ppvilg.models import MoDEUNet2DConditionModel, attention
 from ppvilg.pipelines import ErnieViLG2Pipeline
 
 PARTS = ["text_encoder", "vae_encoder", "vae_decoder", "expert_00", "expert_01"]
@@ -163,6 +163,18 @@ def test_an_exported_pipeline_is_not_saved_in_part(bundle, tmp_path):
     with pytest.raises(ValueError, match="copy the folder of its bundle"):
         exported.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+def test_self_attention_over_many_tokens_is_exported_in_blocks(one_expert, tmp_path, monkeypatch):
+    processors = dict(one_expert.experts[0].attn_processors)
+    softmaxes = {}
+    for limit in (2**22, 1):
+        monkeypatch.setattr(attention, "MAP_BYTES", limit)
+        export_experts(one_expert, tmp_path / str(limit), ["cpu"])  # proven on several sizes
+        graph = (tmp_path / str(limit) / "expert_00" / GRAPH).read_text(encoding="utf-8")
+        softmaxes[limit] = graph.count("softmax\"")
+    assert softmaxes[1] > softmaxes[2**22]
+    assert dict(one_expert.experts[0].attn_processors) == processors  # the model is as it was
 
 
 # ---- faults ----

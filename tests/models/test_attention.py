@@ -5,6 +5,7 @@ from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.models.attention_processor import Attention, AttnProcessor
 
 from ppvilg.models import KeyWeightedAttnProcessor, MoDEUNet2DConditionModel
+from ppvilg.models.attention import QueryBlockAttnProcessor, query_blocks
 
 
 class ScaledMapProcessor:
@@ -73,3 +74,40 @@ def test_every_attention_of_an_expert_is_key_weighted_and_wraps_the_stock_proces
     for name, processor in expert.attn_processors.items():
         assert isinstance(processor, KeyWeightedAttnProcessor)
         assert type(processor.stock) is type(stock.attn_processors[name])
+
+
+# ---- queries in blocks ----
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 8])
+def test_queries_in_blocks_give_the_same(blocks):
+    paddle.seed(5)
+    layer = Attention(query_dim=16, heads=2, dim_head=8)
+    hidden_states, weights = paddle.randn([2, 24, 16]), 1 + paddle.rand([2, 24])
+    whole = layer(hidden_states)
+    assert QueryBlockAttnProcessor.fits(layer)
+    layer.set_processor(QueryBlockAttnProcessor(KeyWeightedAttnProcessor(layer.processor), blocks))
+    assert float((layer(hidden_states, key_token_weights=weights) - whole).abs().max()) < 1e-6
+
+
+def test_attention_over_text_stays_in_one_piece_and_keeps_its_weights():
+    paddle.seed(6)
+    layer = Attention(query_dim=16, cross_attention_dim=12, heads=2, dim_head=8)
+    hidden_states, text, weights = paddle.randn([2, 6, 16]), paddle.randn([2, 5, 12]), 1 + paddle.rand([2, 5])
+    layer.set_processor(KeyWeightedAttnProcessor(layer.processor))
+    expected = layer(hidden_states, text, key_token_weights=weights)
+    layer.set_processor(QueryBlockAttnProcessor(layer.processor, 4))  # which does not divide 6
+    assert (layer(hidden_states, text, key_token_weights=weights) == expected).all()
+
+
+def test_blocks_keep_maps_small_and_divide_every_size():
+    assert query_blocks(64, 4, 4) == 1  # the zoo's
+    assert query_blocks(4096, 8, 64) == 64  # 512 MiB of maps, and no more than what divides all sizes
+    assert query_blocks(1024, 8, 16) == 8  # 32 MiB
+    assert query_blocks(1024, 8, 2) == 2
+    with pytest.raises(ValueError, match="blocks must be at least 1, got 0"):
+        QueryBlockAttnProcessor(AttnProcessor(), 0)
+
+
+def test_a_layer_with_a_norm_of_its_own_is_not_cut():
+    assert not QueryBlockAttnProcessor.fits(Attention(query_dim=16, heads=2, dim_head=8, norm_num_groups=4))
