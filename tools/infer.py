@@ -26,6 +26,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8, help="pictures drawn at once (%(default)s)")
     parser.add_argument("--steps", type=int, help="denoising steps (the model's own)")
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="one, or one per expert (the model's own)")
+    parser.add_argument("--eta", type=float, help="DDIM's share of fresh noise in every step, 0 to 1 (the model's own)")
     parser.add_argument("--width", type=int, help="pixels (the model's own)")
     parser.add_argument("--height", type=int, help="pixels (the model's own)")
     parser.add_argument("--scheduler", help="ddim, ddpm, pndm, dpmsolver++, unipc, euler, euler_ancestral")
@@ -84,6 +85,7 @@ def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
         "negative_prompt": arguments.negative_prompt,
         "num_inference_steps": pipeline.config.default_num_inference_steps if steps is None else steps,
         "guidance_scale": pipeline.config.default_guidance_scale if scale is None else scale,
+        "eta": pipeline.resolve_eta(arguments.eta),
         "strength": arguments.strength,
     }
     about = {

@@ -35,6 +35,7 @@ _PIPELINE_KEYS = (
     "max_length",
     "default_num_inference_steps",
     "default_guidance_scale",
+    "default_eta",
 )
 
 

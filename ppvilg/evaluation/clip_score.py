@@ -226,6 +226,7 @@ class ClipScoreRecipe:
     draw_size: list[int] | None = None
     num_inference_steps: int | None = None  # None: the model's own
     guidance_scale: Any = None  # None: the model's own
+    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
     scheduler: str | None = None
     seed: int = 0
     batch_size: int = 16
@@ -251,7 +252,7 @@ class ClipScoreSuite:
         self.painter: Painter | None = None
         if recipe.pictures is None:
             settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
-            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes}
+            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes, "eta": recipe.eta}
             self.painter = Painter(recipe.model, *settings, **sizes)
             self.prompts = self._choose_prompts()
         else:

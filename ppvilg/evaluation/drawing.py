@@ -33,8 +33,9 @@ def picture_seed(seed: int, prompt: int, image: int) -> int:
 class Painter:
     """A model and how it draws.
 
-    model: pipeline folder or zoo name. num_inference_steps, guidance_scale (one number or one per expert), scheduler:
-    None takes the model's own. processes: how many draw at once; on a CPU two of one thread are faster than one of two.
+    model: pipeline folder or zoo name. num_inference_steps, guidance_scale (one number or one per expert), scheduler,
+    eta (DDIM's share of fresh noise): None takes the model's own. processes: how many draw at once; on a CPU two of
+    one thread are faster than one of two.
     FileNotFoundError: no such model. The weights are loaded with the first picture.
     """
 
@@ -47,6 +48,7 @@ class Painter:
         seed: int = 0,
         batch_size: int = 16,
         processes: int = 1,
+        eta: float | None = None,
     ) -> None:
         if processes < 1:
             raise ValueError(f"processes={processes} must be at least 1")
@@ -56,6 +58,7 @@ class Painter:
         steps, scale = config.get("default_num_inference_steps", 50), config.get("default_guidance_scale", 7.5)
         self.num_inference_steps = steps if num_inference_steps is None else num_inference_steps
         self.guidance_scale = scale if guidance_scale is None else guidance_scale
+        self.eta = config.get("default_eta", 0.0) if eta is None and scheduler is None else eta
         self.scheduler, self.seed, self.batch_size, self.processes = scheduler, seed, batch_size, processes
         self._loaded: list[ErnieViLG2Pipeline] = []  # shared with those of other guidance
 
@@ -83,7 +86,8 @@ class Painter:
         """What the pictures depend on, besides the prompts."""
         names = ("num_inference_steps", "guidance_scale", "scheduler")
         head = {"source": "model", "suite_seed": self.seed, "model_sha256": self.sha256}
-        return {**head, **{name: getattr(self, name) for name in names}}
+        eta = {"eta": self.eta} if self.eta else {}  # folders from before there was one stay good
+        return {**head, **{name: getattr(self, name) for name in names}, **eta}
 
     def pictures(self, prompts: Sequence[dict], seeds: Sequence[int]) -> list[Image.Image]:
         """One picture per prompt; all prompts ask for the same width and height (None: the model's own)."""
@@ -93,6 +97,7 @@ class Painter:
             height=prompts[0].get("height"),
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
+            eta=self.eta,
             generator=list(seeds),
         ).images
 

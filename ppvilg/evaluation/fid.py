@@ -44,6 +44,7 @@ class FidRecipe:
     draw_size: list[int] | None = None  # width, height; None: those of the prompts, else the model's own
     guidance_scales: list[Any] | None = None  # one row each; a number or one per expert; None: the model's own
     num_inference_steps: int | None = None  # None: the model's own
+    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
     scheduler: str | None = None  # None: the model's own
     seed: int = 0
     batch_size: int = 16
@@ -97,7 +98,7 @@ class FidSuite:
         self._check_counts()
         if recipe.pictures is None:
             settings = (recipe.num_inference_steps, None, recipe.scheduler, recipe.seed)
-            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes}
+            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes, "eta": recipe.eta}
             self.painter = Painter(recipe.model, *settings, **sizes)
             self.prompts = self._choose_prompts()
         else:

@@ -46,8 +46,9 @@ class ObjectsRecipe:
     prompt_seed: int = 0
     images_per_prompt: int = 1
     seed: int = 0
-    num_inference_steps: int = 25
-    guidance_scale: Any = 3.0  # one number, or one per expert
+    num_inference_steps: int | None = None  # None: the model's own
+    guidance_scale: Any = None  # one number, or one per expert; None: the model's own
+    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
     scheduler: str | None = None  # None: the model's own
     batch_size: int = 16
     processes: int = 1  # that draw at once
@@ -61,7 +62,8 @@ class ObjectsRecipe:
         unknown = [kind for kind in self.prompts if kind not in CRITERIA]
         if unknown or not any(self.prompts.values()) or min(self.prompts.values()) < 0:
             raise ValueError(f"prompts={dict(self.prompts)}: use how many of {', '.join(CRITERIA)}")
-        for name in ("images_per_prompt", "num_inference_steps", "batch_size", "processes", "bootstrap_resamples"):
+        counts = ("images_per_prompt", "batch_size", "processes", "bootstrap_resamples", "num_inference_steps")
+        for name in counts if self.num_inference_steps is not None else counts[:-1]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.blind_pictures < 0:
@@ -95,7 +97,8 @@ class ObjectsSuite:
         self.painter: Painter | None = None
         if recipe.sources != ["renders"]:
             settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
-            self.painter = Painter(recipe.model, *settings, batch_size=recipe.batch_size, processes=recipe.processes)
+            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes, "eta": recipe.eta}
+            self.painter = Painter(recipe.model, *settings, **sizes)
         open_output(recipe.output, "objects")
 
     def run(self) -> dict:
@@ -208,7 +211,7 @@ class ObjectsSuite:
             ]
             page.table(["object", *(f"{kind}: pictures, found, right (%)" for kind in CRITERIA)], cells)
         page.heading("Protocol")
-        page.data({key: report[key] for key in ("protocol", "versions", "hashes")})
+        page.data({key: report[key] for key in ("protocol", "drawn_with", "versions", "hashes") if key in report})
         page.write(self.output / REPORT)
 
     def _about(self) -> dict:
@@ -218,7 +221,8 @@ class ObjectsSuite:
             "detector": detector_sha256(self.recipe.detector),
             "font": font_sha256(),
         }
-        return about("objects", self.recipe, hashes)
+        drawn = {"drawn_with": self.painter.protocol()} if self.painter else {}
+        return {**about("objects", self.recipe, hashes), **drawn}
 
 
 def _interval(value: dict) -> str:

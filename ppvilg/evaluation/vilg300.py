@@ -47,6 +47,7 @@ class ViLG300Recipe:
     seed: int = 0
     num_inference_steps: int | None = None  # None: the model's own
     guidance_scale: Any = None  # one number, or one per expert; None: the model's own
+    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
     scheduler: str | None = None
     batch_size: int = 16
     expected_prompts: int | None = 300  # None: any list of the same columns
@@ -112,7 +113,7 @@ class ViLG300Suite:
         self.recipe = recipe
         self.rows = read_vilg300(recipe.prompts, recipe.expected_prompts, recipe.expected_classes)
         settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed, recipe.batch_size)
-        self.painter = Painter(recipe.model, *settings)
+        self.painter = Painter(recipe.model, *settings, eta=recipe.eta)
         self.scorers: dict[str, ImageTextScorer] = {}
         for language in recipe.languages:
             weights = getattr(recipe, f"weights_{language}")

@@ -87,6 +87,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         max_length: int = 64,
         default_num_inference_steps: int = 50,
         default_guidance_scale: float | Sequence[float] = 7.5,
+        default_eta: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
@@ -96,6 +97,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
             max_length=max_length,
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
+            default_eta=default_eta,
         )
         self._check_components()
 
@@ -242,7 +244,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         mask_image: PipelineImageInput | None = None,
         strength: float | None = None,
         latents: paddle.Tensor | None = None,
-        eta: float = 0.0,
+        eta: float | None = None,
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
         """Draws `num_images_per_prompt` pictures of each prompt; result.images in that order.
@@ -257,7 +259,8 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         callback_on_step_end: called as f(pipeline, step, timestep, {"latents": ...}); may return {"latents": ...}.
         image: start from this picture, `strength` (default 0.8) of the way to noise; 0 is its reconstruction.
         mask_image: repaint where it is white (default strength 1, pure noise); other pixels of `image` stay exact.
-        latents: initial standard normal noise (N, C, h, w) instead of drawing it. eta: DDIM's noise share.
+        latents: initial standard normal noise (N, C, h, w) instead of drawing it. eta: DDIM's share of fresh noise in
+            every step, 0 to 1; None: the model's default where the scheduler takes one.
         """
         drawing = self._begin(
             prompt,
@@ -329,13 +332,14 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         mask_image=None,
         strength=None,
         latents=None,
-        eta=0.0,
+        eta=None,
     ) -> Drawing:
         """The arguments of a call up to the first denoising step."""
         # 1. check inputs
         prompts, negatives = self._check_text(prompt, negative_prompt, style)
         self._check_components()
-        self._check_call(num_images_per_prompt, output_type, image, mask_image, strength, latents, eta)
+        self._check_call(num_images_per_prompt, output_type, image, mask_image, strength, latents)
+        eta = self.resolve_eta(eta)
         steps = self._check_steps(num_inference_steps)
         scales = self._check_guidance(guidance_scale)
         height, width = self._check_size(height, width, image)
@@ -369,7 +373,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         styles = _one_each("style", style, len(prompts))
         return [apply_style(*pair) for pair in zip(prompts, styles)], [text or "" for text in negatives]
 
-    def _check_call(self, num_images_per_prompt, output_type, image, mask_image, strength, latents, eta) -> None:
+    def _check_call(self, num_images_per_prompt, output_type, image, mask_image, strength, latents) -> None:
         if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be a whole number from 1, got {num_images_per_prompt!r}")
         if output_type not in OUTPUT_TYPES:
@@ -380,8 +384,6 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
             raise ValueError("give latents or image to start from, not both")
         if strength is not None and not 0 <= strength <= 1:
             raise ValueError(f"strength must be from 0 (keep the image) to 1 (pure noise), got {strength}")
-        if eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
-            raise ValueError(f"{type(self.scheduler).__name__} takes no eta, got eta={eta}; use DDIMScheduler")
         runge_kutta = isinstance(self.scheduler, PNDMScheduler) and not self.scheduler.config.skip_prk_steps
         if image is not None and runge_kutta:
             raise ValueError("PNDMScheduler can start from an image only with skip_prk_steps=True")
@@ -392,6 +394,17 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= limit:
             raise ValueError(f"num_inference_steps must be a whole number from 1 to {limit}, got {steps!r}")
         return int(steps)
+
+    def resolve_eta(self, eta: float | None) -> float:
+        """What a call uses: None is the model's default where the scheduler takes one. ValueError: it does not fit."""
+        taken = "eta" in inspect.signature(self.scheduler.step).parameters
+        if eta is None:
+            eta = self.config.default_eta if taken else 0.0
+        if eta and not taken:
+            raise ValueError(f"{type(self.scheduler).__name__} takes no eta, got eta={eta}; use DDIMScheduler")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be from 0 (no fresh noise) to 1 (as much as DDPM), got {eta}")
+        return float(eta)
 
     def _check_guidance(self, guidance_scale: float | Sequence[float] | None) -> list[float]:
         """One guidance scale per expert."""

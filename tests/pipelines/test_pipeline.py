@@ -344,3 +344,20 @@ def test_eta_is_refused_where_it_means_nothing(pipeline):
     pipeline.scheduler = build_scheduler("euler", pipeline.scheduler.config)
     with pytest.raises(ValueError, match="EulerDiscreteScheduler takes no eta"):
         draw(pipeline, eta=0.5)
+
+
+def test_the_models_own_eta_is_used_saved_and_no_hindrance_to_other_schedulers(pipeline, tmp_path):
+    expected, without = draw(pipeline, eta=1.0), draw(pipeline)
+    pipeline.register_to_config(default_eta=1.0)
+    assert np.array_equal(draw(pipeline), expected)
+    assert np.array_equal(draw(pipeline, eta=0.0), without) and not np.array_equal(without, expected)
+    pipeline.save_pretrained(tmp_path)
+    assert np.array_equal(draw(ErnieViLG2Pipeline.from_pretrained(tmp_path)), expected)
+    pipeline.scheduler = build_scheduler("euler", pipeline.scheduler.config)
+    assert np.isfinite(draw(pipeline)).all()
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_eta_out_of_range(pipeline, eta):
+    with pytest.raises(ValueError, match="eta must be from 0"):
+        draw(pipeline, eta=eta)
