@@ -199,7 +199,7 @@ class SampleConfig:
 
     prompts: list[str] = field(default_factory=list)
     num_inference_steps: int = 25
-    guidance_scale: Any = 3.0  # one number, or one per expert (least noisy first), of which base takes the mean
+    guidance_scale: float = 3.0
     eta: float = 0.0  # share of fresh noise in DDIM's steps, 0 to 1
     seed: int = 0
 
@@ -317,18 +317,8 @@ def validate(config) -> None:
         _validate_denoiser_stage(config.train[stage], f"train.{stage}")
     _validate_ranks(config)
     _validate_model(config)
-    _validate_sample(config.sample, config.model.num_experts)
-
-
-def _validate_sample(sample, num_experts: int) -> None:
-    scales = sample.guidance_scale if OmegaConf.is_list(sample.guidance_scale) else [sample.guidance_scale]
-    if any(isinstance(scale, bool) or not isinstance(scale, (int, float)) for scale in scales):
-        raise ConfigError(f"sample.guidance_scale={sample.guidance_scale}: one number, or a list of one per expert")
-    if OmegaConf.is_list(sample.guidance_scale) and len(scales) != num_experts:
-        raise ConfigError(f"sample.guidance_scale={sample.guidance_scale} has {len(scales)} numbers for "
-                          f"model.num_experts={num_experts}")
-    if not 0.0 <= sample.eta <= 1.0:
-        raise ConfigError(f"sample.eta={sample.eta}: must lie between 0 and 1")
+    if not 0.0 <= config.sample.eta <= 1.0:
+        raise ConfigError(f"sample.eta={config.sample.eta}: must lie between 0 and 1")
 
 
 def _validate_probabilities(config) -> None:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -234,15 +234,8 @@ class DenoiserStage:
                 "key_token_weight": self.conditioning.text.key_token_weight,
                 "max_length": self.conditioning.text.max_length,
                 "default_num_inference_steps": self.recipe.sample.num_inference_steps,
-                "default_guidance_scale": self.guidance_scale, "default_eta": self.recipe.sample.eta}
-
-    @property
-    def guidance_scale(self) -> float | list[float]:
-        """The recipe's; of one per expert a single denoiser takes the mean."""
-        scale = self.recipe.sample.guidance_scale
-        if isinstance(scale, Sequence):
-            return list(scale) if self.unet.num_experts == len(scale) else float(np.mean(scale))
-        return scale
+                "default_guidance_scale": self.recipe.sample.guidance_scale,
+                "default_eta": self.recipe.sample.eta}
 
     def draw(self, step: int):
         """Pictures of the recipe's fixed prompts."""
@@ -254,7 +247,7 @@ class DenoiserStage:
             return None
         self._set_training(False)
         picture = self.run.hooks.draw(self.components(), list(settings.prompts), settings.num_inference_steps,
-                                      self.guidance_scale, settings.seed)
+                                      settings.guidance_scale, settings.seed)
         self._set_training(True)
         return picture
 

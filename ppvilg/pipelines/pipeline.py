@@ -341,7 +341,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         self._check_call(num_images_per_prompt, output_type, image, mask_image, strength, latents)
         eta = self.resolve_eta(eta)
         steps = self._check_steps(num_inference_steps)
-        scales = self._check_guidance(guidance_scale)
+        scales = self.resolve_guidance(guidance_scale)
         height, width = self._check_size(height, width, image)
         count = len(prompts) * num_images_per_prompt
         noise = NoiseSource(generator, count)
@@ -406,8 +406,8 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
             raise ValueError(f"eta must be from 0 (no fresh noise) to 1 (as much as DDPM), got {eta}")
         return float(eta)
 
-    def _check_guidance(self, guidance_scale: float | Sequence[float] | None) -> list[float]:
-        """One guidance scale per expert."""
+    def resolve_guidance(self, guidance_scale: float | Sequence[float] | None) -> list[float]:
+        """One guidance scale per expert, as a call uses them: None is the model's default. ValueError: see a call."""
         scales = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
         scales = [scales] * self.unet.num_experts if isinstance(scales, Real) else list(scales)
         if len(scales) != self.unet.num_experts:

@@ -43,9 +43,12 @@ class PaddleSide:
         return self.pipeline.vae.decode(self.request["noise"]).sample
 
     def picture(self) -> paddle.Tensor:
-        """Pixels (1, 3, H, W) in [0, 1]: words to tokens, text, 25 DDIM steps with guidance, decoding."""
+        """Pixels (1, 3, H, W) in [0, 1]: words to tokens, text, 25 DDIM steps with guidance, decoding.
+
+        eta=0: fresh noise would be another in PyTorch.
+        """
         steps = int(self.request["steps"])
-        arguments = {"num_inference_steps": steps, "latents": self.request["noise"], "output_type": "pd"}
+        arguments = {"num_inference_steps": steps, "latents": self.request["noise"], "output_type": "pd", "eta": 0.0}
         return self.pipeline(PROMPT, **arguments).images
 
 
@@ -61,7 +64,7 @@ def write_peer(unet: MoDEUNet2DConditionModel, pipeline: ErnieViLG2Pipeline | No
             "vae": dict(pipeline.vae.config),
             "text_encoder": {key: value for key, value in ernie.items() if isinstance(value, (int, float, str))},
             "scheduler": dict(pipeline.scheduler.config),
-            "guidance_scale": pipeline.config.default_guidance_scale,
+            "guidance_scales": pipeline.resolve_guidance(None),
         }
         for name in ("vae", "text_encoder"):
             save_file(for_torch(getattr(pipeline, name)), str(folder / f"{name}.safetensors"))

@@ -88,7 +88,7 @@ class TorchSide:
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.boundaries, self.scale = config["boundaries"], config.get("guidance_scale")
+        self.boundaries, self.scales = config["boundaries"], config.get("guidance_scales")
         self.request = {name: torch.from_numpy(value) for name, value in np.load(folder / "request.npz").items()}
         self.experts = [self._expert(config["unet"], path) for path in sorted(folder.glob("expert_*.safetensors"))]
         self.text_encoder = self.vae = None
@@ -126,9 +126,12 @@ class TorchSide:
         return self._denoise(r["sample"][:batch], 500, r["states"][:batch], r["weights"][:batch])
 
     def _denoise(self, sample, timestep, states, weights) -> torch.Tensor:
-        expert = self.experts[int(np.searchsorted(self.boundaries, timestep, side="right")) - 1]
+        expert = self.experts[self._expert_at(timestep)]
         extra = {"key_token_weights": weights}
         return expert(sample, timestep, states, cross_attention_kwargs=extra, return_dict=False)[0]  # (N, C, h, w)
+
+    def _expert_at(self, timestep: int) -> int:
+        return int(np.searchsorted(self.boundaries, timestep, side="right")) - 1
 
     def text(self) -> torch.Tensor:
         """Text states (2, L, D) of the request's two prompts."""
@@ -150,7 +153,7 @@ class TorchSide:
         for timestep in self.scheduler.timesteps:
             both = self._denoise(torch.cat([latents, latents]), int(timestep), states, r["token_weights"])
             without, towards = both.chunk(2)
-            prediction = without + self.scale * (towards - without)
+            prediction = without + self.scales[self._expert_at(int(timestep))] * (towards - without)
             latents = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         return (self.vae(latents / self.latent_scale) / 2 + 0.5).clamp(0, 1)
 
