@@ -27,7 +27,8 @@ from ppvilg.models.unet import expert_folder_name
 
 from .manifest import GRAPH, WEIGHTS, Manifest, read_manifest, verify
 
-BACKENDS = ("cpu", "onednn", "gpu", "tensorrt")
+BACKENDS = ("cpu", "onednn", "onednn_bfloat16", "gpu", "tensorrt")
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # as /proc/cpuinfo calls them
 
 
 # ---- back ends ----
@@ -37,6 +38,11 @@ def require_backend(backend: str) -> None:
     """ValueError, with what to do, unless this machine and this Paddle have the back end."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}, choose one of {', '.join(BACKENDS)}")
+    if backend == "onednn_bfloat16" and not has_bfloat16_instructions():
+        raise ValueError(
+            f"backend {backend!r} needs a processor with {' or '.join(BFLOAT16_INSTRUCTIONS)}; without, it is many "
+            "times slower than float32: use backend 'onednn'"
+        )
     if backend in ("gpu", "tensorrt"):
         if not paddle.is_compiled_with_cuda():
             raise ValueError(
@@ -47,6 +53,15 @@ def require_backend(backend: str) -> None:
             raise ValueError(f"backend {backend!r} needs an NVIDIA GPU and its driver: none was found")
     if backend == "tensorrt" and inference.get_trt_compile_version() == (0, 0, 0):
         raise ValueError("backend 'tensorrt' needs a paddlepaddle-gpu that was built with TensorRT: use backend 'gpu'")
+
+
+def has_bfloat16_instructions(cpuinfo: str | os.PathLike = "/proc/cpuinfo") -> bool:
+    """Whether this processor multiplies bfloat16 numbers by itself; False where that cannot be told."""
+    try:
+        words = Path(cpuinfo).read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False
+    return any(name in words for name in BFLOAT16_INSTRUCTIONS)
 
 
 def inference_config(folder: Path, backend: str, threads: int | None = None) -> inference.Config:
@@ -60,18 +75,20 @@ def inference_config(folder: Path, backend: str, threads: int | None = None) -> 
         return config
     config.disable_gpu()
     config.set_cpu_math_library_num_threads(threads or _default_threads())
-    if backend == "onednn":
+    if backend.startswith("onednn"):
         _switch_onednn(config, "enable")
         # With oneDNN this pass overwrites a buffer that the sine and cosine of the timestep share: silently wrong.
         config.delete_pass("inplace_pass")
+        if backend == "onednn_bfloat16":
+            _switch_onednn(config, "enable", "_bfloat16")
     else:
         _switch_onednn(config, "disable")  # it is on by default, with that pass
     return config
 
 
-def _switch_onednn(config: inference.Config, verb: str) -> None:
-    """`enable` or `disable`; oneDNN was called MKL-DNN before, and Paddle's methods with it."""
-    switch = getattr(config, f"{verb}_onednn", None) or getattr(config, f"{verb}_mkldnn")
+def _switch_onednn(config: inference.Config, verb: str, what: str = "") -> None:
+    """`enable` or `disable` oneDNN, or a part of it; it was called MKL-DNN before, and Paddle's methods with it."""
+    switch = getattr(config, f"{verb}_onednn{what}", None) or getattr(config, f"{verb}_mkldnn{what}")
     switch()
 
 

@@ -127,8 +127,8 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
     ) -> ErnieViLG2Pipeline:
         """The same pipeline over the static graphs of an export bundle (tools/export.py), hashes verified.
 
-        backend: "cpu", "onednn", "gpu" or "tensorrt", one that the bundle was proven on. max_resident_experts: as in
-        `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
+        backend: "cpu", "onednn", "onednn_bfloat16", "gpu" or "tensorrt", one that the bundle was proven on.
+        max_resident_experts: as in `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
         FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
         """
         deploy = importlib.import_module("ppvilg.deploy")  # by name: it builds on this room

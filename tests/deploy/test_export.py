@@ -239,6 +239,35 @@ def test_the_pass_that_makes_onednn_wrong_is_caught(one_expert, tmp_path, monkey
         export_experts(one_expert, tmp_path / "wrong", ["onednn"])
 
 
+# ---- bfloat16 ----
+
+
+@pytest.mark.skipif(not runtime.has_bfloat16_instructions(), reason="this processor has no bfloat16 instructions")
+def test_bfloat16_is_near_and_its_proof_sees_a_fault(one_expert, tmp_path, monkeypatch):
+    manifest = export_experts(one_expert, tmp_path / "good", ["onednn_bfloat16"])
+    measured = manifest.proof["onednn_bfloat16"]["parts"]["expert_00"]
+    assert 1e-4 < measured["rms_error"] < 1e-1  # it did round, and not more than that
+    traced = graphs._Expert._trace
+
+    @paddle.jit.not_to_static
+    def otherwise_in_the_graph(self, *inputs):
+        return traced(self, *inputs) * (1 if paddle.in_dynamic_mode() else 1.2)
+
+    monkeypatch.setattr(graphs._Expert, "_trace", otherwise_in_the_graph)
+    with pytest.raises(ProofError, match="expert_00 on backend 'onednn_bfloat16' is off by .* .allowed: 0.1"):
+        export_experts(one_expert, tmp_path / "faulty", ["onednn_bfloat16"])
+
+
+def test_bfloat16_is_refused_without_its_instructions(one_expert, tmp_path, monkeypatch):
+    for flags, known in (("flags : fpu avx2", False), ("flags : fpu avx512_bf16", True), ("flags : amx_bf16", True)):
+        (tmp_path / "cpuinfo").write_text(flags + "\n")
+        assert runtime.has_bfloat16_instructions(tmp_path / "cpuinfo") is known
+    assert not runtime.has_bfloat16_instructions(tmp_path / "nothing")
+    monkeypatch.setattr(runtime, "has_bfloat16_instructions", lambda: False)
+    with pytest.raises(ValueError, match="needs a processor with avx512_bf16 or amx_bf16"):
+        export_experts(one_expert, tmp_path / "refused", ["onednn_bfloat16"])
+
+
 @pytest.mark.parametrize("file", [f"expert_01/{WEIGHTS}", f"vae_decoder/{GRAPH}", "tokenizer/vocab.txt"])
 def test_a_flipped_bit_is_caught_at_load(copied, file):
     content = bytearray((copied / file).read_bytes())
@@ -287,7 +316,7 @@ def test_manifests_of_others_and_damaged_ones(copied, tmp_path):
 
 
 def test_back_ends_that_are_not_there_or_not_proven(copied, tiny, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="unknown backend 'openvino', choose one of cpu, onednn, gpu, tensorrt"):
+    with pytest.raises(ValueError, match="unknown backend 'openvino', choose one of cpu, onednn, onednn_bfloat16, gpu"):
         ErnieViLG2Pipeline.from_exported(copied, "openvino")
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: False)
     for backend in ("gpu", "tensorrt"):
