@@ -79,10 +79,10 @@ class Manifest:
 
     def report(self) -> str:
         """What was measured, for people: one line per part, one column per back end."""
-        lines = [f"{'max error / std':20}" + "".join(f"{backend:>12}" for backend in self.proof)]
+        lines = [f"{'max error / std':20}" + "".join(f"{backend:>16}" for backend in self.proof)]
         for name in self.parts:
             errors = [measured["parts"][name]["max_error"] for measured in self.proof.values()]
-            lines.append(f"{name:20}" + "".join(f"{error:12.2e}" for error in errors))
+            lines.append(f"{name:20}" + "".join(f"{error:16.2e}" for error in errors))
         for backend, measured in self.proof.items():
             about = ", ".join(f"{key} {_short(value)}" for key, value in measured["trajectory"].items())
             lines.append(f"trajectory, {backend}: {about}")

@@ -314,27 +314,23 @@ def _set_weights(file: Path, parameters: dict[str, paddle.Tensor]) -> None:
 
 
 def _copy_weights(file: Path, parameters: dict[str, paddle.Tensor]) -> None:
-    """The same for float32 on the CPU, written where the parameters are.
+    """The same for float32 on the CPU, read to where the parameters are. ValueError: the file ends early.
 
     With Paddle's own calls for each of some 300 tensors the denoiser, which computes at the same time, waits longer.
+    A safetensors file is 8 bytes that tell the header's length, the header in JSON, and the numbers.
     """
-    for name, value in _mapped_tensors(file).items():
-        parameter = parameters[name]
-        memory = (ctypes.c_float * parameter.size).from_address(parameter.data_ptr())
-        np.copyto(np.ctypeslib.as_array(memory), value)
-
-
-def _mapped_tensors(file: Path) -> dict[str, np.ndarray]:
-    """Views, flat, of the tensors of a safetensors file: 8 bytes that give the header's length, JSON, numbers."""
-    content = np.memmap(file, np.uint8, mode="r")
-    start = 8 + int(content[:8].view("<u8")[0])
-    header = json.loads(content[8:start].tobytes())
-    tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            tensors[name] = content[begin:end].view(_STORED[entry["dtype"]])
-    return tensors
+    with open(file, "rb", buffering=0) as content:
+        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        header.pop("__metadata__", None)
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            parameter = parameters[name]
+            memory = (ctypes.c_float * parameter.size).from_address(parameter.data_ptr())
+            values = np.ctypeslib.as_array(memory)
+            stored = values if entry["dtype"] == "F32" else np.empty(parameter.size, _STORED[entry["dtype"]])
+            if content.readinto(stored) != stored.nbytes:
+                raise ValueError(f"{file} ends within {name}: it was changed since the model was loaded")
+            if stored is not values:
+                np.copyto(values, stored)
 
 
 def _check_tensors(file: Path, shapes: dict[str, list[int]]) -> None:

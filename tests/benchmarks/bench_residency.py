@@ -3,9 +3,10 @@
 python tests/benchmarks/bench_residency.py [--model FOLDER] [--max-resident-experts 2] [--experts 10 --width 128]
 
 --model is a pipeline folder, a bundle of tools/export.py (then everything runs under --backend) or a zoo name; without
-it `--experts` random experts of the zoo's shape and `--width` channels are written to a temporary folder. Three
-processes take turns (see turns.py): `resident` has all experts in memory, `streamed` at most --max-resident-experts,
-`one` the first expert alone, for all timesteps. Resident and streamed must draw the same picture bit for bit.
+it `--experts` random experts of the zoo's shape and `--width` channels are written to a temporary folder, stored as
+--weights. Three processes take turns (see turns.py): `resident` has all experts in memory, `streamed` at most
+--max-resident-experts, `one` the first expert alone, for all timesteps. Resident and streamed must draw the same
+picture bit for bit.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def only_expert(unet):
     return model
 
 
-def write_model(folder: str, experts: int, width: int) -> None:
-    """The zoo's pipeline with random experts of this width, float16 on disk."""
+def write_model(folder: str, experts: int, width: int, weights: str) -> None:
+    """The zoo's pipeline with random experts of this width, stored as float16 or float32."""
     import paddle
     from paddlenlp.utils.log import logger
 
@@ -92,7 +93,8 @@ def write_model(folder: str, experts: int, width: int) -> None:
     paddle.seed(0)
     config = MoDEUNet2DConditionModel.without_experts(zoo_folder("emoji64") / "unet").config.unet
     unet = MoDEUNet2DConditionModel(experts, unet={**config, "block_out_channels": [width, width]})
-    save_fp16(ErnieViLG2Pipeline.from_pretrained("emoji64", unet=unet), folder)
+    pipeline = ErnieViLG2Pipeline.from_pretrained("emoji64", unet=unet)
+    save_fp16(pipeline, folder) if weights == "float16" else pipeline.save_pretrained(folder)
 
 
 # ---- the comparison ----
@@ -105,6 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-resident-experts", type=int, default=2)
     parser.add_argument("--experts", type=int, default=10, help="how many random experts (%(default)s)")
     parser.add_argument("--width", type=int, default=128, help="their channels, a multiple of 32 (%(default)s)")
+    parser.add_argument("--weights", default="float16", choices=("float16", "float32"), help="on disk (%(default)s)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side (all cores)")
     parser.add_argument("--steps", type=int, default=25, help="of a picture (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7)
@@ -127,7 +130,7 @@ def main() -> None:
         folder = Path(name)
         if options.model is None:
             options.model = str(folder / "model")
-            write_model(options.model, options.experts, options.width)
+            write_model(options.model, options.experts, options.width, options.weights)
         sides = make_sides(options, folder)
         pictures = outputs(sides, ("picture",), folder)
         if (pictures["resident"] != pictures["streamed"]).any():

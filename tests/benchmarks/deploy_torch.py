@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file
-from torch import nn
-from transformers import ErnieConfig, ErnieModel
+
+# diffusers imports torchvision where it is installed, and PyPI's does not fit every CPU build of PyTorch; nothing here
+# needs it, so that it is kept out.
+sys.modules["torchvision"] = None
+
+import torch.nn.functional as F  # noqa: E402
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers import ErnieConfig, ErnieModel  # noqa: E402
 
 # paddlenlp's names of ERNIE's weights, and transformers'
 ERNIE_NAMES = {
