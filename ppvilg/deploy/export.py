@@ -59,8 +59,8 @@ class Exporter:
         progress.update()
         for backend in self.backends:
             progress.set_postfix_str(f"proving {plan.name} on {backend}")
-            predictor = Predictor(self.folder / plan.name, backend)
-            found = proof.outputs(predictor, cases)
+            # No name for the predictor: one of a large part must be gone before the next back end's is made
+            found = proof.outputs(Predictor(self.folder / plan.name, backend), cases)
             measured = {"max_error": proof.largest_error(found, references)}
             error, tolerance = measured["max_error"], PART_TOLERANCE
             if proof.in_bfloat16(backend):
