@@ -6,12 +6,14 @@ Every side is a process of its own with the same number of threads: `dygraph` an
 Python, `torch` (diffusers, transformers) under --torch-python; setup.py's extra `peers` installs what it needs. Before
 anything is timed all sides must give the same outputs; then they take turns (see turns.py). --model may be the folder
 of experts or a stock UNet alone, with --tasks of steps. Without `dygraph` among the sides it only writes the weights.
+Last come ten random experts, streamed over resident and over one (bench_residency.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +30,7 @@ TASKS = {
     "VAE decode": ("decode",),
     "picture": ("picture",),
 }
+EXPERTS = "experts"  # n experts over one and streamed over resident: bench_residency.py, after the others
 TOLERANCE = 1e-3  # largest error over the standard deviation of the output
 BFLOAT16_TOLERANCE = 0.5  # the same for arithmetic in bfloat16, on random inputs
 
@@ -78,7 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="emoji64", help="pipeline folder, zoo name or UNet (%(default)s)")
     sides = ["dygraph", "torch", "onednn"]
     parser.add_argument("--sides", nargs="+", default=sides, help="(%(default)s); also: cpu, onednn_bfloat16")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(all)")
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, EXPERTS], default=[*TASKS, EXPERTS], help="(all)")
     parser.add_argument("--torch-python", default=sys.executable, help="a Python with the extra `peers` (this one)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side (all cores)")
     parser.add_argument("--latent-size", type=int, help="side of the latents in a step (the model's own)")
@@ -101,7 +104,16 @@ def main() -> None:
     if options.serve:
         answer_requests(lambda: prepare(options))
         return
-    tasks = {title: TASKS[title] for title in options.tasks}
+    tasks = {title: TASKS[title] for title in options.tasks if title != EXPERTS}
+    if tasks:
+        compare(options, tasks)
+    if EXPERTS in options.tasks:
+        command = [sys.executable, Path(__file__).with_name("bench_residency.py"), "--weights", "float32"]
+        subprocess.run([*command, "--threads", str(options.threads), "--rounds", str(options.rounds)], check=True)
+
+
+def compare(options: argparse.Namespace, tasks: dict) -> None:
+    """All sides of the exported parts, checked and timed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "dygraph" not in options.sides:
