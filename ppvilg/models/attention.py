@@ -81,7 +81,7 @@ class QueryBlockAttnProcessor:
     """A processor whose queries of self-attention come in `blocks` equal parts: the same result from small maps.
 
     For a CPU, where no fused kernel does it: a map of 4096 x 4096 for eight heads is 512 MiB that are written, read by
-    the softmax, written and read again. ValueError: blocks is below 1, or the layer norms or reshapes by itself.
+    the softmax, written and read again. Only for layers that it `fits`. ValueError: blocks is below 1.
     """
 
     def __init__(self, inner, blocks: int):
