@@ -21,16 +21,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-validation", type=int, default=2000, help="validation samples (default: %(default)s)")
     parser.add_argument("--samples-per-shard", type=int, default=10000, help="per tar file (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--square-share", type=float, default=0.7, help="of pictures 64x64 (default: %(default)s)")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
+    options = (arguments.seed, arguments.samples_per_shard)
     for split, num_samples in (("train", arguments.num_samples), ("validation", arguments.num_validation)):
         if num_samples == 0:
             continue
         try:
-            write_dataset(arguments.output / split, num_samples, arguments.seed, arguments.samples_per_shard, split)
+            write_dataset(arguments.output / split, num_samples, *options, split, arguments.square_share)
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

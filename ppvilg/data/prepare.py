@@ -17,16 +17,18 @@ from tqdm import tqdm
 from .captions import describe
 from .objects import font_sha256, load_objects
 from .render import render
-from .scenes import SPLITS, sample_scene, scene_is_held_out
+from .scenes import SHAPE_SHARES, SPLITS, sample_scene, scene_is_held_out
 
 TOOL = "ppvilg.data.prepare"
 VERSION = "1"  # raise it when the same arguments give other pictures or captions
 ANNOTATIONS = "annotations.jsonl"
 
 
-def make_sample(seed: int, index: int, split: str = "train") -> tuple[bytes, dict]:
+def make_sample(
+    seed: int, index: int, split: str = "train", square_share: float = SHAPE_SHARES[0]
+) -> tuple[bytes, dict]:
     """PNG bytes and annotation of sample `index`: a function of the arguments, the font and VERSION only."""
-    scene = sample_scene(seed, index, split)
+    scene = sample_scene(seed, index, split, square_share)
     captions = describe(scene, np.random.default_rng([seed, SPLITS.index(split), index, 1]))
     image, boxes = render(scene)
     buffer = io.BytesIO()
@@ -50,10 +52,16 @@ def make_sample(seed: int, index: int, split: str = "train") -> tuple[bytes, dic
 
 
 def write_dataset(
-    output: str | Path, num_samples: int, seed: int = 0, samples_per_shard: int = 10000, split: str = "train"
+    output: str | Path,
+    num_samples: int,
+    seed: int = 0,
+    samples_per_shard: int = 10000,
+    split: str = "train",
+    square_share: float = SHAPE_SHARES[0],
 ) -> bool:
     """Write a split into the folder `output`; False when the very same dataset is already there.
 
+    square_share: of pictures of 64 x 64; 64 x 96 and 96 x 64 share the rest evenly.
     The folder appears under its name only when it is whole. Raises ValueError for arguments out of range and
     FileExistsError when `output` holds anything else.
     """
@@ -61,6 +69,8 @@ def write_dataset(
         raise ValueError(
             f"num_samples={num_samples} and samples_per_shard={samples_per_shard} must be >= 1 and seed={seed} >= 0"
         )
+    if not 0 <= square_share <= 1:
+        raise ValueError(f"square_share={square_share} must be from 0 to 1")
     output = Path(output).absolute()
     header = {
         "tool": TOOL,
@@ -72,6 +82,8 @@ def write_dataset(
         "font_sha256": font_sha256(),
         "labels": [item.name for item in load_objects()],
     }
+    if square_share != SHAPE_SHARES[0]:  # datasets of the usual share do not name it
+        header["square_share"] = square_share
     if _already_written(output, header):
         print(f"{output}: this dataset is already there, nothing to do")
         return False
@@ -117,6 +129,7 @@ def _short(value: object) -> str:
 
 def _write_samples(folder: Path, header: dict) -> None:
     num_samples, per_shard = header["num_samples"], header["samples_per_shard"]
+    square_share = header.get("square_share", SHAPE_SHARES[0])
     progress = tqdm(total=num_samples, desc=f"rendering {header['split']}", unit="sample")
     with progress, (folder / ANNOTATIONS).open("w", encoding="utf-8") as annotations:
         annotations.write(json.dumps(header, ensure_ascii=False) + "\n")
@@ -124,7 +137,7 @@ def _write_samples(folder: Path, header: dict) -> None:
             indices = range(shard * per_shard, min(num_samples, (shard + 1) * per_shard))
             with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
                 for index in indices:
-                    png, annotation = make_sample(header["seed"], index, header["split"])
+                    png, annotation = make_sample(header["seed"], index, header["split"], square_share)
                     for name, content in _members(png, annotation):
                         member = tarfile.TarInfo(name)
                         member.size = len(content)

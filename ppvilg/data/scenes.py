@@ -109,14 +109,18 @@ def is_reserved(scene: Scene) -> bool:
     return stable_fraction("ppvilg emoji64 reserved", *identity) < RESERVED_SHARE
 
 
-def sample_scene(seed: int, index: int, split: str = "train") -> Scene:
-    """Scene `index` of a split: "train" holds no held-out or reserved scene, "validation" holds half of each."""
+def sample_scene(seed: int, index: int, split: str = "train", square_share: float = SHAPE_SHARES[0]) -> Scene:
+    """Scene `index` of a split: "train" holds no held-out or reserved scene, "validation" holds half of each.
+
+    square_share: of scenes 64 x 64; the other two shapes share the rest evenly.
+    """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     wants_held_out = split == "validation" and rng.random() < 0.5
     # Drawn before anything is refused: scenes of many combinations are refused more often, and would become rare.
-    width, height = SHAPES[rng.choice(len(SHAPES), p=SHAPE_SHARES)]
+    shares = SHAPE_SHARES if square_share == SHAPE_SHARES[0] else (square_share, *[(1 - square_share) / 2] * 2)
+    width, height = SHAPES[rng.choice(len(SHAPES), p=shares)]
     layout = str(rng.choice(list(LAYOUT_SHARES), p=list(LAYOUT_SHARES.values())))
     while True:
         scene = draw_scene(rng, width, height, layout)

@@ -454,6 +454,20 @@ def test_the_same_dataset_is_left_alone_and_another_one_refused(dataset, capsys)
     assert {path.name: path.stat().st_mtime_ns for path in dataset.iterdir()} == before
 
 
+def test_the_share_of_square_pictures_is_chosen_and_part_of_the_dataset(tmp_path):
+    assert {(scene.width, scene.height) for scene in (sample_scene(7, i, square_share=1.0) for i in range(50))} == {
+        (64, 64)
+    }
+    wide = [sample_scene(7, i, square_share=0.0) for i in range(200)]
+    assert {(scene.width, scene.height) for scene in wide} == {(64, 96), (96, 64)}
+    assert not any(scene_is_held_out(scene) for scene in wide)
+    prepare.write_dataset(tmp_path / "train", num_samples=20, square_share=0.0)
+    with pytest.raises(FileExistsError, match="square_share 0.0, not None"):
+        prepare.write_dataset(tmp_path / "train", num_samples=20)
+    with pytest.raises(ValueError, match="square_share=1.5"):
+        prepare.write_dataset(tmp_path / "other", num_samples=20, square_share=1.5)
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not a dataset"):
@@ -467,11 +481,11 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     make_sample, written = prepare.make_sample, []
 
-    def fail_late(seed, index, split):
+    def fail_late(seed, index, split, square_share):
         if len(written) == 5:
             raise OSError(28, "No space left on device")
         written.append(index)
-        return make_sample(seed, index, split)
+        return make_sample(seed, index, split, square_share)
 
     monkeypatch.setattr(prepare, "make_sample", fail_late)
     with pytest.raises(OSError, match="No space left"):
