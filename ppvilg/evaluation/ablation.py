@@ -4,9 +4,10 @@ One base denoiser is trained without either, or given. Every arm continues it fo
 the same batch size, on the same samples in the same order for the same seed: one denoiser with knowledge (none, text,
 vision, both), or n experts that share the steps. Then every arm draws the same held-out prompts from the same noise at
 several guidance scales; the detector tells the alignment, and its features the FID to real scenes of the same prompts.
+Every arm's loss on real scenes of these prompts, which no training scene equals, is measured per block of timesteps.
 
 base/                      the training run of the base
-arms/<arm>/seed_<k>/       the training run of an arm; trained.json when it is finished
+arms/<arm>/seed_<k>/       the training run of an arm; trained.json when it is finished, losses.json when measured
 pictures/<arm>/seed_<k>/scale_<g>/   in GenEval's layout
 """
 
@@ -34,7 +35,8 @@ from ppvilg.data.captions import held_out_prompts
 from ppvilg.data.render import render
 
 from .ablation_report import markdown, write_report
-from .ablation_tables import table_of
+from .ablation_tables import losses_of, table_of
+from .denoising_loss import denoising_losses
 from .detector import Detector, detector_sha256
 from .distribution import Moments, check_features, frechet_distance
 from .drawing import Painter, picture_seed
@@ -45,7 +47,7 @@ from .objects import scene_of
 from .protocol import about, file_sha256, open_output, write_results
 
 KNOWLEDGE = {"none": (False, False), "text": (True, False), "vision": (False, True), "both": (True, True)}
-TRAINED, LOG = "trained.json", "log.txt"
+TRAINED, LOSSES, LOG = "trained.json", "losses.json", "log.txt"
 SHARED = ("base", "tokenizer", "vae")  # of the base's run, copied into each arm's
 NEEDED = SHARED[:2]  # a published autoencoder is no part of the run
 ALIGNMENTS = ("all", "criteria")
@@ -96,6 +98,9 @@ class AblationRecipe:
     scheduler: str | None = None  # None: the model's own
     reference_pictures: int = 3200
     alignment: str = "all"  # "all" the prompt asks for, or "criteria": mean over the single demands
+    loss_scenes: int = 400  # real scenes of the prompts on which the loss is measured
+    loss_blocks: int = 5  # equal blocks of timesteps it is reported for, whatever the experts are
+    bootstrap_resamples: int = 2000
     detector: str | None = None
     picture_seed: int = 0
     batch_size: int = 32
@@ -112,7 +117,8 @@ class AblationRecipe:
                 raise ValueError(f"{name}={values}: needs different numbers from 0")
         if not self.experts or min(self.experts) < 1:
             raise ValueError(f"experts={self.experts}: needs numbers from 1")
-        for name in ("base_steps", "steps", "num_inference_steps", "batch_size", "parallel"):
+        counts = ("base_steps", "steps", "num_inference_steps", "batch_size", "parallel", "loss_scenes", "loss_blocks")
+        for name in (*counts, "bootstrap_resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         unknown = [kind for kind in self.prompts if kind not in CRITERIA]
@@ -159,9 +165,13 @@ class AblationSuite:
         self._run_jobs()
         measured = self._measure()
         families = {name: table_of(arms, measured, self.recipe) for name, arms in self.recipe.families.items()}
+        losses = [{**asdict(arm), "seed": k, "blocks": self._losses(arm, k)} for arm, k in self._pairs()]
+        blocks = {name: losses_of(arms, losses) for name, arms in self.recipe.families.items()}
         hashes = {"base": read_json(self._note_of_base())["hash"], "detector": detector_sha256(self.recipe.detector)}
         samples = {"steps_per_arm": self.recipe.steps, "prompts": len(self.prompts)}
-        report = {**about("ablation", self.recipe, hashes), **samples, "cells": measured, "results": families}
+        samples["num_train_timesteps"] = self._num_train_timesteps()
+        tables = {"cells": measured, "results": families, "losses": blocks}
+        report = {**about("ablation", self.recipe, hashes), **samples, **tables}
         write_results(self.output, report)
         write_report(self.output, report)
         return report
@@ -172,12 +182,15 @@ class AblationSuite:
 
     # ---- jobs: base, then every arm and seed in a process of its own ----
 
+    def _pairs(self) -> list[tuple[Arm, int]]:
+        """Every arm and seed, whole seeds first."""
+        return [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
+
     def _run_jobs(self) -> None:
         if not self.recipe.base and not self._is_trained(self.base, self._base_settings()):
             self._start("base")
         self._note_base()
-        pairs = [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
-        jobs = [f"{arm.name}/seed_{seed}" for arm, seed in pairs if not self._is_complete(arm, seed)]
+        jobs = [f"{arm.name}/seed_{seed}" for arm, seed in self._pairs() if not self._is_complete(arm, seed)]
         with ThreadPoolExecutor(self.recipe.parallel) as pool:
             futures = [pool.submit(self._start, job) for job in jobs]
             try:
@@ -207,6 +220,7 @@ class AblationSuite:
             raise ValueError(f"only={job!r} is not one of {', '.join(arms)}")
         self._train_arm(*arms[job])
         self._draw(*arms[job])
+        self._losses(*arms[job])
         return {"job": job}
 
     def _is_trained(self, folder: Path, settings: dict) -> bool:
@@ -293,6 +307,10 @@ class AblationSuite:
             raise ValueError(f"training ended with code {code}, see {folder / LOG}: {lines[-1] if lines else ''}")
         write_whole(folder / TRAINED, json.dumps(settings, ensure_ascii=False, indent=1) + "\n")
 
+    def _num_train_timesteps(self) -> int:
+        """Of the base, and so of every arm."""
+        return read_json(self.base / "base" / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
+
     # ---- drawing and measuring ----
 
     def _painter(self, arm: Arm, seed: int) -> Painter:
@@ -314,10 +332,9 @@ class AblationSuite:
     def _measure(self) -> list[dict]:
         """One line per arm, seed and scale: FID to real scenes, and both alignments, in percent."""
         detector, network = Detector.load(self.recipe.detector), DetectorFeatures(self.recipe.detector)
-        reference = Moments.of(features_of(network, self._real_scenes()))
+        reference = Moments.of(features_of(network, self._real_scenes(self.recipe.reference_pictures, 1)))
         lines = []
-        jobs = [(arm, seed) for arm in self.recipe.arms for seed in self.recipe.seeds]
-        for arm, seed in tqdm(jobs, desc="measure", unit="arm"):
+        for arm, seed in tqdm(self._pairs(), desc="measure", unit="arm"):
             for scale, folder in self._draw(arm, seed).items():
                 pictures = [folder.read(*key) for key in folder.all()]
                 verdicts = [judge(prompt, found) for prompt, found in zip(self.prompts, detector.detect(pictures))]
@@ -329,15 +346,29 @@ class AblationSuite:
                         "guidance_scale": scale,
                         "fid": frechet_distance(Moments.of(features_of(network, pictures)), reference),
                         "all": 100 * float(np.mean([verdict.right for verdict in verdicts])),
+                        "right": [int(verdict.right) for verdict in verdicts],
                         "criteria": 100 * float(np.mean(single)),
                     }
                 )
         return lines
 
-    def _real_scenes(self) -> list:
-        """Renders of scenes that the prompts describe, each prompt as often as the others."""
-        count = self.recipe.reference_pictures
-        rngs = [np.random.default_rng(picture_seed(self.recipe.picture_seed + 1, i, 0)) for i in range(count)]
+    def _losses(self, arm: Arm, seed: int) -> list[float]:
+        """Mean loss of an arm in every block of timesteps, measured once."""
+        recipe, painter = self.recipe, self._painter(arm, seed)
+        note = self._arm_folder(arm, seed) / LOSSES
+        made = {"model": painter.sha256, "scenes": recipe.loss_scenes, "blocks": recipe.loss_blocks}
+        made |= {"seed": recipe.picture_seed, "prompts": [prompt["prompt"] for prompt in self.prompts]}
+        if note.is_file() and (found := read_json(note))["made"] == made:
+            return found["losses"]
+        scenes = self._real_scenes(recipe.loss_scenes, 2)
+        prompts = [self.prompts[i % len(self.prompts)]["prompt"] for i in range(len(scenes))]
+        losses = denoising_losses(painter.pipeline, scenes, prompts, recipe.loss_blocks, recipe.picture_seed)
+        write_whole(note, json.dumps({"made": made, "losses": losses.mean(axis=0).tolist()}, ensure_ascii=False) + "\n")
+        return losses.mean(axis=0).tolist()
+
+    def _real_scenes(self, count: int, offset: int) -> list:
+        """Renders of scenes that the prompts describe, each prompt as often as the others; offset: which scenes."""
+        rngs = [np.random.default_rng(picture_seed(self.recipe.picture_seed + offset, i, 0)) for i in range(count)]
         return [render(scene_of(self.prompts[i % len(self.prompts)], rng))[0] for i, rng in enumerate(rngs)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .denoising_loss import block_edges
 from .layout import write_whole
 from .protocol import REPORT
 from .report import Report, _svg
@@ -34,26 +35,53 @@ def value(entry: dict, digits: int = 2) -> str:
 def header(report: dict) -> list[str]:
     """Names of the columns of `rows`."""
     alignment = ALIGNMENT[report["protocol"]["alignment"]]
-    return ["arm", "FID", alignment, "FID, difference to the first", f"{alignment}, difference to the first"]
+    columns = ["FID", alignment, "everything right, %"]
+    return ["arm", *columns, *(f"{column}, difference to the first" for column in columns)]
 
 
 def rows(report: dict, family: str) -> list[list[str]]:
-    """One line per arm: means over seeds and guidance scales, and paired differences, with 95 % intervals."""
+    """One line per arm: means over seeds and guidance scales, and paired differences, with 95 % intervals.
+
+    Of FID and alignment over seeds, of the prompts with everything right over prompts.
+    """
     alignment, lines = report["protocol"]["alignment"], []
     for i, entry in enumerate(report["results"][family]):
         level, change = entry["mean_over_scales"], entry["difference_to_first"]
-        differences = [value(change["fid"]), value(change[alignment])] if i else ["", ""]
-        lines.append([label(family, entry), value(level["fid"]), value(level[alignment]), *differences])
+        levels = [value(level["fid"]), value(level[alignment]), value(entry["right"], 1)]
+        differences = [value(change["fid"]), value(change[alignment]), value(entry["right_difference_to_first"], 1)]
+        lines.append([label(family, entry), *levels, *(differences if i else [""] * 3)])
+    return lines
+
+
+def loss_header(report: dict) -> list[str]:
+    """Names of the columns of `loss_rows`: blocks from low to high noise."""
+    edges = block_edges(report["num_train_timesteps"], report["protocol"]["loss_blocks"])
+    blocks = [f"t = {low} to {high - 1}" for low, high in zip(edges, edges[1:])]
+    return ["arm", *blocks, "mean", "mean, change to the first, %"]
+
+
+def loss_rows(report: dict, family: str) -> list[list[str]]:
+    """One line per arm: loss per block over seeds, behind it the change to the first arm's in percent."""
+    lines = []
+    for i, entry in enumerate(report["losses"][family]):
+        pairs = list(zip(entry["loss"], entry["percent_change_to_first"]))
+        cells = [f"{loss['mean']:.4f}" + (f", {change['mean']:+.1f} %" if i else "") for loss, change in pairs[:-1]]
+        loss, change = pairs[-1]
+        lines.append([label(family, entry), *cells, f"{loss['mean']:.4f}", value(change, 1) if i else ""])
     return lines
 
 
 def markdown(report: dict) -> str:
-    """Both tables."""
+    """Both tables of both families."""
     parts = []
     for family in report["results"]:
-        lines = [header(report), ["---"] * 5, *rows(report, family)]
-        parts.append(family + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+        parts += [family, _table(header(report), rows(report, family))]
+        parts += [f"{family}: denoising loss", _table(loss_header(report), loss_rows(report, family))]
     return "\n\n".join(parts)
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
 def curves(report: dict) -> Any:
@@ -96,11 +124,18 @@ def write_report(output: Path, report: dict) -> None:
     page.plot(figure)
     page.paragraph(
         "Means over guidance scales and seeds; 95 % intervals by Student's t over seeds. Differences are paired by "
-        "seed: arms of one seed saw the same samples and draw from the same noise."
+        "seed: arms of one seed saw the same samples and draw from the same noise. Intervals of the prompts with "
+        "everything right are bootstrap intervals over prompts: how far other prompts would have changed them."
     )
     for family in report["results"]:
         page.heading(family.capitalize())
         page.table(header(report), rows(report, family))
+        page.paragraph(
+            f"Denoising loss on {report['protocol']['loss_scenes']} real scenes of these prompts, none of them in the "
+            "training data, by block of timesteps; behind it the change to the first arm in percent. The last column "
+            "has its 95 % interval over seeds."
+        )
+        page.table(loss_header(report), loss_rows(report, family))
     page.heading("Protocol")
     page.data({key: report[key] for key in ("protocol", "versions", "hashes")})
     page.write(output / REPORT)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ppvilg.evaluation import ablation
-from ppvilg.evaluation.ablation_tables import student_interval, table_of
+from ppvilg.evaluation.ablation_tables import losses_of, student_interval, table_of
 from ppvilg.evaluation.suite import open_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +75,8 @@ def overrides(world, output, **others) -> list[str]:
         prompts="{single: 4, pair: 3, count: 3}",
         num_inference_steps=2,
         reference_pictures=40,
+        loss_scenes=12,
+        loss_blocks=2,
         train_data=world[0],
         validation_data=world[1],
         scheduler="ddim",
@@ -103,8 +105,12 @@ def test_arms_from_one_base(world, processes, tmp_path):
     assert [entry["knowledge"] for entry in report["results"]["knowledge"]] == ["none", "both"]
     assert [entry["experts"] for entry in report["results"]["experts"]] == [1, 2]
     assert report["results"]["knowledge"][0] == report["results"]["experts"][0]  # the same arm, trained once
+    for arms in report["losses"].values():
+        assert all(len(arm["loss"]) == 3 and arm["loss"][2]["mean"] > 0 for arm in arms)
+        assert [change["mean"] for change in arms[0]["percent_change_to_first"]] == [0, 0, 0]
+        assert all(change["mean"] != 0 for change in arms[1]["percent_change_to_first"])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<svg" in page and "2 experts" in page and "text and vision" in page
+    assert "<svg" in page and "2 experts" in page and "text and vision" in page and "t = 0 to " in page
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["cells"] == report["cells"]
 
     settings = {}
@@ -186,10 +192,19 @@ def test_jobs_end_with_the_run_that_started_them(tmp_path):
 
 def test_tables_by_hand():
     arms = [ablation.Arm("none", 1), ablation.Arm("both", 1)]
-    recipe = SimpleNamespace(seeds=[0, 1], guidance_scales=[1.0, 2.0])
+    recipe = SimpleNamespace(seeds=[0, 1], guidance_scales=[1.0, 2.0], bootstrap_resamples=100)
     numbers = {("none", 0): (10, 8), ("none", 1): (12, 6), ("both", 0): (7, 7), ("both", 1): (9, 5)}
     cells = [
-        {"knowledge": name, "experts": 1, "seed": seed, "guidance_scale": scale, "fid": fid, "all": fid, "criteria": 0}
+        {
+            "knowledge": name,
+            "experts": 1,
+            "seed": seed,
+            "guidance_scale": scale,
+            "fid": fid,
+            "all": fid,
+            "criteria": 0,
+            "right": [int(name == "both"), seed],
+        }
         for (name, seed), values in numbers.items()
         for scale, fid in zip(recipe.guidance_scales, values)
     ]
@@ -197,6 +212,20 @@ def test_tables_by_hand():
     assert [point["fid"]["mean"] for point in both["curve"]] == [8, 6]
     assert none["mean_over_scales"]["fid"]["values"] == [9, 9] and both["mean_over_scales"]["fid"]["mean"] == 7
     assert both["difference_to_first"]["fid"] == {"mean": -2.0, "interval": [-2.0, -2.0], "values": [-2.0, -2.0]}
+    assert none["right"] == {"mean": 25.0, "interval": [0.0, 50.0]} and both["right"]["mean"] == 75
+    assert both["right_difference_to_first"] == {"mean": 50.0, "interval": [0.0, 100.0]}
     assert student_interval([1.0]) is None
     low, high = student_interval([1.0, 2.0, 3.0])  # 2 +- 4.303 / sqrt(3)
     assert (low, high) == pytest.approx((-0.4841, 4.4841), abs=1e-4)
+
+
+def test_losses_by_hand():
+    arms = [ablation.Arm("none", 1), ablation.Arm("none", 2)]
+    numbers = {(1, 0): [1.0, 3.0], (1, 1): [2.0, 2.0], (2, 0): [0.5, 3.0], (2, 1): [1.0, 2.0]}
+    measured = [
+        {"knowledge": "none", "experts": experts, "seed": seed, "blocks": blocks}
+        for (experts, seed), blocks in numbers.items()
+    ]
+    one, two = losses_of(arms, measured)
+    assert [loss["values"] for loss in one["loss"]] == [[1, 2], [3, 2], [2, 2]]  # two blocks and their mean
+    assert [change["values"] for change in two["percent_change_to_first"]] == [[-50, -50], [0, 0], [-12.5, -25]]
