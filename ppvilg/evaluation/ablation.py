@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -50,6 +51,7 @@ KNOWLEDGE = {"none": (False, False), "text": (True, False), "vision": (False, Tr
 TRAINED, LOSSES, LOG = "trained.json", "losses.json", "log.txt"
 SHARED = ("base", "tokenizer", "vae")  # of the base's run, copied into each arm's
 NEEDED = SHARED[:2]  # a published autoencoder is no part of the run
+PIPELINE = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")  # of a base that is a pipeline folder
 ALIGNMENTS = ("all", "criteria")
 
 
@@ -84,7 +86,7 @@ class AblationRecipe:
     train_data: str | None = None  # None: the data of the training recipe
     validation_data: str | None = None
     overrides: list[str] = field(default_factory=list)  # of the training recipe, for the base and for every arm
-    base: str | None = None  # finished run whose base, tokenizer and vae are used; None: one is trained
+    base: str | None = None  # a finished run, or a pipeline folder; None: one is trained
     base_steps: int = 2000
     steps: int = 500  # of every arm
     train_text_encoder: bool = True  # in every arm alike; marks are new words that must be learned
@@ -154,6 +156,7 @@ class AblationSuite:
         self.recipe = recipe
         self.output = open_output(recipe.output, recipe.suite)
         self.base = Path(recipe.base) if recipe.base else self.output / "base"
+        self.base_is_pipeline = (self.base / "model_index.json").is_file()
         kinds = ((kind, recipe.prompts.get(kind, 0)) for kind in CRITERIA)
         self.prompts = [prompt for kind, count in kinds if count for prompt in held_out_prompts(kind, count)]
 
@@ -247,13 +250,16 @@ class AblationSuite:
 
     def _check_base(self) -> None:
         """A given base must be whole."""
-        missing = [name for name in NEEDED if not (self.base / name).is_dir()]
+        needed = PIPELINE if self.base_is_pipeline else NEEDED
+        missing = [name for name in needed if not (self.base / name).is_dir()]
         if self.recipe.base and missing:
-            raise ValueError(f"base={self.base} lacks {', '.join(missing)}: give the output of a finished training run")
+            advice = "give the output of a finished training run, or a pipeline folder"
+            raise ValueError(f"base={self.base} lacks {', '.join(missing)}: {advice}")
 
     def _note_base(self) -> None:
         """Write down which base the arms start from; ValueError when earlier ones started from another."""
-        note, found = self._note_of_base(), {"hash": folder_hash(self.base)}
+        names = PIPELINE if self.base_is_pipeline else SHARED
+        note, found = self._note_of_base(), {"hash": folder_hash(self.base, names)}
         if note.is_file() and read_json(note)["hash"] != found["hash"]:
             raise ValueError(f"{self.output} holds arms of another base; choose another output")
         write_whole(note, json.dumps(found) + "\n")
@@ -273,7 +279,14 @@ class AblationSuite:
         content = Path(self.recipe.training).read_text(encoding="utf-8")
         places = {"data.train": self.recipe.train_data, "data.validation": self.recipe.validation_data}
         data = [f"{key}={value}" for key, value in places.items() if value is not None]
-        return {"overrides": [*self.recipe.overrides, *data, *own], "training": content}
+        return {"overrides": [*self._base_overrides(), *self.recipe.overrides, *data, *own], "training": content}
+
+    def _base_overrides(self) -> list[str]:
+        """Overrides by which an arm begins as a base that is a pipeline folder."""
+        if not self.base_is_pipeline:
+            return []
+        parts = [f"model.{name}.pretrained={self.base / name}" for name in ("tokenizer", "text_encoder", "vae")]
+        return [*parts, f"train.experts.start={self.base}", "train.base.warmup_steps=0"]
 
     def _train_base(self) -> None:
         settings = self._base_settings()
@@ -284,13 +297,13 @@ class AblationSuite:
         folder, settings = self._arm_folder(arm, seed), self._arm_settings(arm, seed)
         if self._is_trained(folder, settings):
             return
-        for name in SHARED:
+        for name in () if self.base_is_pipeline else SHARED:
             if (self.base / name).is_dir() and not (folder / name).is_dir():
                 copy_whole(self.base / name, folder / name)
-        for cached in sorted(self.base.glob("cache/*")):
-            if cached.is_dir() and not cached.name.startswith(".") and not (folder / "cache" / cached.name).is_dir():
-                copy_whole(cached, folder / "cache" / cached.name, link=True)
+        for cache in (self.base / "cache", self.output / "cache"):
+            link_caches(cache, folder / "cache")
         self._train(folder, settings)
+        link_caches(folder / "cache", self.output / "cache")
         for finished in (folder / "checkpoints", folder / "cache"):  # large, and the pipeline is there
             shutil.rmtree(finished, ignore_errors=True)
 
@@ -309,7 +322,8 @@ class AblationSuite:
 
     def _num_train_timesteps(self) -> int:
         """Of the base, and so of every arm."""
-        return read_json(self.base / "base" / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
+        pipeline = self.base if self.base_is_pipeline else self.base / "base"
+        return read_json(pipeline / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
 
     # ---- drawing and measuring ----
 
@@ -386,23 +400,37 @@ def features_of(network: Any, pictures: Sequence, batch_size: int = 64) -> np.nd
     return check_features(np.stack(rows))
 
 
-def folder_hash(base: Path) -> str:
+def folder_hash(base: Path, names: Sequence[str]) -> str:
     """SHA-256 over the files that arms take from a base."""
     digest = hashlib.sha256()
-    for name in SHARED:
+    for name in names:
         for path in sorted(path for path in (base / name).rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(base).as_posix()}\n{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
+def link_caches(source: Path, target: Path) -> None:
+    """Link every whole cache of latents below `source` into `target`, unless it is there."""
+    for cached in sorted(source.glob("*")):
+        if cached.is_dir() and not cached.name.startswith(".") and not (target / cached.name).is_dir():
+            copy_whole(cached, target / cached.name, link=True)
+
+
 def copy_whole(source: Path, target: Path, link: bool = False) -> None:
-    """Copy a folder, or link its files, so that it appears under its name only when it is whole."""
-    partial = target.with_name(f".{target.name}.copy")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Copy a folder, or link its files, so that it appears under its name only when it is whole.
+
+    Another process may do the same at the same time: the first one's stays.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     link = link and source.stat().st_dev == target.parent.stat().st_dev
-    shutil.copytree(source, partial, copy_function=os.link if link else shutil.copy2)
-    partial.rename(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        partial = Path(folder) / target.name
+        shutil.copytree(source, partial, copy_function=os.link if link else shutil.copy2)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
 
 
 def run_process(command: Sequence[str], log: Path, one_thread: bool) -> int:

@@ -135,6 +135,23 @@ def test_arms_from_one_base(world, processes, tmp_path):
             open_suite(CONFIG, overrides(world, tmp_path, **change)).run()
 
 
+def test_arms_from_a_pipeline_folder(world, processes, tmp_path):
+    """A pipeline is a base as it is: arms begin as its denoiser, and its latents are made once."""
+    from ppvilg.config import load_config
+
+    places = [f"data.train={world[0]}", f"data.validation={world[1]}", f"output={tmp_path / 'run'}"]
+    tiny["load_tool"]("train").train(load_config(world[2], [*places, "train.experts.steps=0"]))
+    pipeline = tmp_path / "run" / "base"
+    options = overrides(world, tmp_path / "out", base=pipeline, knowledge="[none]", overrides="[]")
+    report = open_suite(CONFIG, options).run()
+    assert [entry["experts"] for entry in report["results"]["experts"]] == [1, 2] and len(processes.trainings) == 2
+    assert len(list((tmp_path / "out" / "cache").iterdir())) == 2  # training and validation
+    assert f"train.experts.start={pipeline}" in processes.trainings[0]
+    (pipeline / "unet").rename(tmp_path / "unet")
+    with pytest.raises(ValueError, match="base=.* lacks unet: give the output of a finished training run, or a pip"):
+        open_suite(CONFIG, options).run()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
