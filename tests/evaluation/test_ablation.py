@@ -66,6 +66,7 @@ def overrides(world, output, **others) -> list[str]:
     small = dict(
         training=world[2],
         train_tool=ROOT / "tools" / "train.py",
+        base="null",
         base_steps=4,
         steps=4,
         seeds="[1]",
