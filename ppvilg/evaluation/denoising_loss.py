@@ -53,13 +53,15 @@ def denoising_losses(
 
 def _error(pipeline, latents, noise, timesteps, conditioning) -> paddle.Tensor:
     """Squared error per sample (N,) of what the model predicts at `timesteps` (N,)."""
-    scheduler = pipeline.scheduler
-    noisy = scheduler.add_noise(latents, noise, timesteps)  # (N, C, h, w)
+    # By hand: add_noise and get_velocity of some samplers are missing or want timesteps of a run first.
+    alphas_cumprod = pipeline.scheduler.alphas_cumprod.astype("float32")
+    signal = alphas_cumprod.gather(timesteps).reshape([-1, 1, 1, 1])  # (N, 1, 1, 1)
+    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise  # (N, C, h, w)
     targets = {
-        "epsilon": lambda: noise,
-        "sample": lambda: latents,
-        "v_prediction": lambda: scheduler.get_velocity(latents, noise, timesteps),
+        "epsilon": noise,
+        "sample": latents,
+        "v_prediction": signal.sqrt() * noise - (1 - signal).sqrt() * latents,
     }
-    target = targets[scheduler.config.prediction_type]()  # (N, C, h, w)
+    target = targets[pipeline.scheduler.config.prediction_type]  # (N, C, h, w)
     prediction = pipeline.unet(noisy.cast(pipeline.unet.dtype), timesteps, *conditioning).sample  # (N, C, h, w)
     return (prediction.cast("float32") - target).square().mean(axis=[1, 2, 3])  # (N,)

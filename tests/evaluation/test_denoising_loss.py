@@ -12,7 +12,8 @@ from ppvilg.diffusion import DenoisingLoss
 from ppvilg.evaluation.denoising_loss import block_edges, denoising_losses
 from ppvilg.evaluation.drawing import picture_seed
 from ppvilg.evaluation.objects import scene_of
-from ppvilg.pipelines import ErnieViLG2Pipeline
+from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
+from ppvilg.pipelines.schedulers import SCHEDULERS
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,14 @@ def test_equals_the_training_loss(pipeline, scenes):
                     key_token_weights=weights,
                 )
             assert float(terms["plain"].sum()) == pytest.approx(losses[i, block], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_sampler_does_not_matter(pipeline, scenes, name, monkeypatch):
+    pictures, prompts = scenes[0][:2], scenes[1][:2]
+    losses = denoising_losses(pipeline, pictures, prompts, blocks=2)
+    monkeypatch.setattr(pipeline, "scheduler", build_scheduler(name, pipeline.scheduler.config))
+    np.testing.assert_array_equal(denoising_losses(pipeline, pictures, prompts, blocks=2), losses)
 
 
 def test_a_wrong_prompt_costs(pipeline, scenes):
