@@ -5,7 +5,7 @@
     assemble pipeline job7/experts_07 --replace 7 --output pipeline_new
     status job0/experts_00 job1/experts_01 ...
     merge pipeline base_again                    one denoiser, the mean of the experts: to train on from
-    validate -c recipe.yml --pipeline pipeline --replace 7=job7/experts_07
+    validate -c recipe.yml --pipeline pipeline --replace 7=job7/experts_07 --output judged
 """
 import argparse
 from pathlib import Path
