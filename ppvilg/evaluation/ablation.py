@@ -48,7 +48,7 @@ from .objects import scene_of
 from .protocol import about, file_sha256, open_output, write_results
 
 KNOWLEDGE = {"none": (False, False), "text": (True, False), "vision": (False, True), "both": (True, True)}
-TRAINED, LOSSES, LOG = "trained.json", "losses.json", "log.txt"
+TRAINED, LOSSES, BASE_LOSSES, LOG = "trained.json", "losses.json", "base_losses.json", "log.txt"
 SHARED = ("base", "tokenizer", "vae")  # of the base's run, copied into each arm's
 NEEDED = SHARED[:2]  # a published autoencoder is no part of the run
 PIPELINE = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")  # of a base that is a pipeline folder
@@ -170,10 +170,11 @@ class AblationSuite:
         families = {name: table_of(arms, measured, self.recipe) for name, arms in self.recipe.families.items()}
         losses = [{**asdict(arm), "seed": k, "blocks": self._losses(arm, k)} for arm, k in self._pairs()]
         blocks = {name: losses_of(arms, losses) for name, arms in self.recipe.families.items()}
+        before = self._losses_of(self._base_pipeline(), self.output / BASE_LOSSES)
         hashes = {"base": read_json(self._note_of_base())["hash"], "detector": detector_sha256(self.recipe.detector)}
         samples = {"steps_per_arm": self.recipe.steps, "prompts": len(self.prompts)}
         samples["num_train_timesteps"] = self._num_train_timesteps()
-        tables = {"cells": measured, "results": families, "losses": blocks}
+        tables = {"cells": measured, "results": families, "losses": blocks, "losses_of_base": before}
         report = {**about("ablation", self.recipe, hashes), **samples, **tables}
         write_results(self.output, report)
         write_report(self.output, report)
@@ -322,8 +323,11 @@ class AblationSuite:
 
     def _num_train_timesteps(self) -> int:
         """Of the base, and so of every arm."""
-        pipeline = self.base if self.base_is_pipeline else self.base / "base"
-        return read_json(pipeline / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
+        return read_json(self._base_pipeline() / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
+
+    def _base_pipeline(self) -> Path:
+        """The base as a pipeline folder."""
+        return self.base if self.base_is_pipeline else self.base / "base"
 
     # ---- drawing and measuring ----
 
@@ -367,9 +371,13 @@ class AblationSuite:
         return lines
 
     def _losses(self, arm: Arm, seed: int) -> list[float]:
-        """Mean loss of an arm in every block of timesteps, measured once."""
-        recipe, painter = self.recipe, self._painter(arm, seed)
-        note = self._arm_folder(arm, seed) / LOSSES
+        """Those of an arm."""
+        folder = self._arm_folder(arm, seed)
+        return self._losses_of(folder / "experts", folder / LOSSES)
+
+    def _losses_of(self, pipeline: Path, note: Path) -> list[float]:
+        """Mean loss of a model in every block of timesteps, measured once and kept in `note`."""
+        recipe, painter = self.recipe, Painter(pipeline)
         made = {"model": painter.sha256, "scenes": recipe.loss_scenes, "blocks": recipe.loss_blocks}
         made |= {"seed": recipe.picture_seed, "prompts": [prompt["prompt"] for prompt in self.prompts]}
         if note.is_file() and (found := read_json(note))["made"] == made:

@@ -61,8 +61,9 @@ def loss_header(report: dict) -> list[str]:
 
 
 def loss_rows(report: dict, family: str) -> list[list[str]]:
-    """One line per arm: loss per block over seeds, behind it the change to the first arm's in percent."""
-    lines = []
+    """The base, then one line per arm: loss per block over seeds, and its change to the first arm's in percent."""
+    before = report["losses_of_base"]
+    lines = [["the base itself", *(f"{loss:.4f}" for loss in (*before, sum(before) / len(before))), ""]]
     for i, entry in enumerate(report["losses"][family]):
         pairs = list(zip(entry["loss"], entry["percent_change_to_first"]))
         cells = [f"{loss['mean']:.4f}" + (f", {change['mean']:+.1f} %" if i else "") for loss, change in pairs[:-1]]

@@ -110,8 +110,12 @@ def test_arms_from_one_base(world, processes, tmp_path):
         assert all(len(arm["loss"]) == 3 and arm["loss"][2]["mean"] > 0 for arm in arms)
         assert [change["mean"] for change in arms[0]["percent_change_to_first"]] == [0, 0, 0]
         assert all(change["mean"] != 0 for change in arms[1]["percent_change_to_first"])
+    assert len(report["losses_of_base"]) == 2 and report["losses_of_base"] != [
+        loss["mean"] for loss in report["losses"]["experts"][0]["loss"][:2]
+    ]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page and "2 experts" in page and "text and vision" in page and "t = 0 to " in page
+    assert "the base itself" in page
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["cells"] == report["cells"]
 
     settings = {}
