@@ -20,7 +20,8 @@ ALLOWED = {
     "pipelines": {"knowledge", "models"},
     "deploy": {"models", "pipelines"},
     "engine": {"config", "data", "knowledge", "models", "diffusion"},
-    "evaluation": {"pipelines", "data", "_runtime"},
+    "emoji": {"data"},
+    "evaluation": {"pipelines", "data", "emoji", "_runtime"},
     "serving": {"pipelines", "deploy"},
     # The package itself: names of the rooms are imported on first use, by strings.
     "__init__": {"_registration", "_runtime", "_versions"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppvilg.data.prepare import write_dataset  # noqa: E402
+from ppvilg.emoji.prepare import write_dataset  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,7 +8,7 @@ source tools/venv.sh
 echo "[1/3] environment"
 ensure_venv "cpu,test${WITH_PEERS:+,peers}"
 # Here rather than in the tests, where two processes would install at once.
-"$python" -c 'from ppvilg.data.objects import require_assets; require_assets()'
+"$python" -c 'from ppvilg.emoji.objects import require_assets; require_assets()'
 echo "[2/3] ruff"
 "$python" -m ruff check --output-format concise .
 echo "[3/3] pytest"

@@ -25,7 +25,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from ppvilg._runtime import prepare_cpu
-    from ppvilg.evaluation import Detector, DetectorRecipe, load_recipe, measure_detector, train_detector
+    from ppvilg.emoji.detector import Detector
+    from ppvilg.emoji.detector_accuracy import measure_detector
+    from ppvilg.emoji.detector_training import DetectorRecipe, train_detector
+    from ppvilg.evaluation import load_recipe
 
     prepare_cpu()
     try:

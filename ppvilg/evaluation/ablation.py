@@ -32,17 +32,17 @@ import numpy as np
 from omegaconf import MISSING, OmegaConf
 from tqdm import tqdm
 
-from ppvilg.data.captions import held_out_prompts
-from ppvilg.data.render import render
+from ppvilg.emoji.captions import held_out_prompts
+from ppvilg.emoji.detector import Detector, detector_sha256
+from ppvilg.emoji.judging import CRITERIA, judge
+from ppvilg.emoji.render import render
 
 from .ablation_report import markdown, write_report
 from .ablation_tables import losses_of, table_of
 from .denoising_loss import denoising_losses
-from .detector import Detector, detector_sha256
 from .distribution import Moments, check_features, frechet_distance
 from .drawing import Painter, picture_seed
 from .features import DetectorFeatures
-from .judging import CRITERIA, judge
 from .layout import read_json, write_whole
 from .objects import scene_of
 from .protocol import about, file_sha256, open_output, write_results

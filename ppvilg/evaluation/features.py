@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ppvilg.data import decode_image, open_source
+from ppvilg.emoji.detector import Detector, detector_sha256, to_input
 
-from .detector import Detector, detector_sha256, to_input
 from .distribution import Moments
 from .inception import load_inception, weights_sha256
 from .layout import METADATA

@@ -17,14 +17,14 @@ import paddle
 from omegaconf import MISSING
 from PIL import Image
 
-from ppvilg.data.captions import held_out_prompts
-from ppvilg.data.objects import font_sha256
-from ppvilg.data.render import render
-from ppvilg.data.scenes import Scene, draw_scene
+from ppvilg.emoji.captions import held_out_prompts
+from ppvilg.emoji.detector import Detector, detector_sha256, to_input
+from ppvilg.emoji.judging import CRITERIA, Verdict, judge, markdown, markdown_by_object, tables
+from ppvilg.emoji.objects import font_sha256
+from ppvilg.emoji.render import render
+from ppvilg.emoji.scenes import Scene, draw_scene
 
-from .detector import Detector, detector_sha256, to_input
 from .drawing import Painter, draw_missing, picture_seed
-from .judging import CRITERIA, Verdict, judge, markdown, markdown_by_object, tables
 from .layout import PictureFolder, write_whole
 from .protocol import REPORT, about, open_output
 from .report import Report

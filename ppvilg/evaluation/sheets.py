@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .judging import Verdict
+from ppvilg.emoji.judging import Verdict
+
 from .layout import write_whole
 
 RIGHT, WRONG = (30, 160, 60), (210, 40, 40)

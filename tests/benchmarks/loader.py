@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ppvilg.data import BatchOrder, ImageTransform, SampleLoader, open_source, sample_rng
-from ppvilg.data.prepare import make_sample
+from ppvilg.emoji.prepare import make_sample
 from ppvilg.engine.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, build_tokenizer
 from ppvilg.knowledge.text import tag

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ppvilg.data import open_source
-from ppvilg.data.captions import describe
-from ppvilg.data.scenes import sample_scene
+from ppvilg.emoji.captions import describe
+from ppvilg.emoji.scenes import sample_scene
 from ppvilg.engine import distributed, tags
 from ppvilg.engine.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, build_tokenizer

@@ -1,15 +1,8 @@
-"""The shipped detector, and one tiny untrained pipeline that draws pictures of the data's shapes."""
+"""One tiny untrained pipeline that draws pictures of the data's shapes."""
 
 from __future__ import annotations
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def detector():
-    from ppvilg.evaluation import Detector
-
-    return Detector.load()
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvilg.data.captions import held_out_prompts
-from ppvilg.data.render import render
 from ppvilg.diffusion import DenoisingLoss
+from ppvilg.emoji.captions import held_out_prompts
+from ppvilg.emoji.render import render
 from ppvilg.evaluation.denoising_loss import block_edges, denoising_losses
 from ppvilg.evaluation.drawing import picture_seed
 from ppvilg.evaluation.objects import scene_of

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.data.prepare import write_dataset
+from ppvilg.emoji.prepare import write_dataset
 from ppvilg.evaluation import load_recipe, open_suite
 from ppvilg.evaluation.__main__ import main
 from ppvilg.evaluation.drawing import Painter

@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from ppvilg.data.captions import held_out_prompts
+from ppvilg.emoji.captions import held_out_prompts
 from ppvilg.evaluation import PictureFolder, geneval_metadata
 from ppvilg.pipelines import read_metadata
 

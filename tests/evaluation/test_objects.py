@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.data.scenes import draw_scene
+from ppvilg.emoji.scenes import draw_scene
 from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite
 from ppvilg.evaluation.drawing import Painter, picture_seed
 from ppvilg.evaluation.objects import scene_of, suite_prompts

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ppvilg.evaluation import DetectorRecipe, ObjectsRecipe, load_recipe
+from ppvilg.emoji.detector_training import DetectorRecipe
+from ppvilg.evaluation import ObjectsRecipe, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppvilg.data import ObjectBox
+from ppvilg.evaluation.statistics import share
 
 from .detector import Finding
-from .statistics import share
 
 # What is asked of each kind of prompt, in the order of the table; "all" is everything at once.
 CRITERIA = {

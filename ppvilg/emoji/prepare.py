@@ -19,7 +19,7 @@ from .objects import font_sha256, load_objects
 from .render import render
 from .scenes import SHAPE_SHARES, SPLITS, sample_scene, scene_is_held_out
 
-TOOL = "ppvilg.data.prepare"
+TOOL = "ppvilg.emoji.prepare"
 VERSION = "1"  # raise it when the same arguments give other pictures or captions
 ANNOTATIONS = "annotations.jsonl"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ppvilg.data import ObjectBox
-from ppvilg.evaluation import Finding, judge, markdown, markdown_by_object, tables
-from ppvilg.evaluation.judging import stands
+from ppvilg.emoji.detector import Finding
+from ppvilg.emoji.judging import judge, markdown, markdown_by_object, stands, tables
 
 
 def at(label: str, x: float, y: float, size: float = 32, score: float = 0.9) -> ObjectBox:

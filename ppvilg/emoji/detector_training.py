@@ -12,8 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from tqdm import tqdm
 
-from ppvilg.data.objects import load_objects
-from ppvilg.data.scenes import SHAPE_SHARES, SHAPES
+from ppvilg.emoji.objects import load_objects
+from ppvilg.emoji.scenes import SHAPE_SHARES, SHAPES
 
 from .detector import STRIDE, Detector, DetectorNetwork, to_input
 from .examples import Example, draw_example

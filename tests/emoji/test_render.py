@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.data import objects as objects_module
-from ppvilg.data import prepare
-from ppvilg.data.captions import describe, held_out_combinations, held_out_prompts, noun_phrase, noun_phrase_en
-from ppvilg.data.objects import BACKGROUNDS, load_objects, read_cldr_names, require_assets
-from ppvilg.data.render import apply_style_filter, draw_glyph, render
-from ppvilg.data.scenes import (
+from ppvilg.emoji import objects as objects_module
+from ppvilg.emoji import prepare
+from ppvilg.emoji.captions import describe, held_out_combinations, held_out_prompts, noun_phrase, noun_phrase_en
+from ppvilg.emoji.objects import BACKGROUNDS, load_objects, read_cldr_names, require_assets
+from ppvilg.emoji.render import apply_style_filter, draw_glyph, render
+from ppvilg.emoji.scenes import (
     GRID,
     STYLES,
     Placement,
@@ -426,7 +426,7 @@ def test_shards_follow_the_webdataset_convention(dataset):
 
 def test_sidecar_has_a_header_and_whole_rows(dataset):
     header, rows = read_annotations(dataset)
-    assert header["tool"] == "ppvilg.data.prepare" and header["version"] == prepare.VERSION and header["seed"] == 3
+    assert header["tool"] == "ppvilg.emoji.prepare" and header["version"] == prepare.VERSION and header["seed"] == 3
     assert re.fullmatch(r"[0-9a-f]{64}", header["font_sha256"])
     assert [row["key"] for row in rows] == [f"{index:09d}" for index in range(25)]
     for row in rows:

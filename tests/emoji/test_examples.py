@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppvilg.data.objects import BACKGROUNDS, load_objects
-from ppvilg.data.render import draw_glyph
-from ppvilg.evaluation.detector import DetectorNetwork
-from ppvilg.evaluation.detector_training import DetectorRecipe, batches, detection_loss, learning_rate, targets
-from ppvilg.evaluation.examples import draw_example, training_background, warp
-from ppvilg.evaluation.spoiling import SPOILERS, can_spoil, colour_statistics
+from ppvilg.emoji.detector import DetectorNetwork
+from ppvilg.emoji.detector_training import DetectorRecipe, batches, detection_loss, learning_rate, targets
+from ppvilg.emoji.examples import draw_example, training_background, warp
+from ppvilg.emoji.objects import BACKGROUNDS, load_objects
+from ppvilg.emoji.render import draw_glyph
+from ppvilg.emoji.spoiling import SPOILERS, can_spoil, colour_statistics
 
 LABELS = [item.name for item in load_objects()]
 

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ppvilg.data import ObjectBox
-from ppvilg.data.objects import BACKGROUNDS, load_objects
-from ppvilg.data.render import apply_style_filter, draw_glyph
-from ppvilg.data.scenes import LAYOUT_SHARES, STYLES, Placement, Scene, draw_scene
+from ppvilg.emoji.objects import BACKGROUNDS, load_objects
+from ppvilg.emoji.render import apply_style_filter, draw_glyph
+from ppvilg.emoji.scenes import LAYOUT_SHARES, STYLES, Placement, Scene, draw_scene
 
 from .spoiling import REJECTED_BLUR, SPOILERS, can_spoil, smooth_noise
 

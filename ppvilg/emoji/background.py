@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from ppvilg.data.objects import BACKGROUNDS
-from ppvilg.data.render import apply_style_filter
-from ppvilg.data.scenes import STYLES
+from ppvilg.emoji.objects import BACKGROUNDS
+from ppvilg.emoji.render import apply_style_filter
+from ppvilg.emoji.scenes import STYLES
 
 MAXIMUM_DISTANCE = 36.0  # 8-bit RGB levels; farther from every reference a pixel has no colour name
 SMALLEST_SHARE = 0.6  # of the pixels outside the objects that must agree

@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from ppvilg.data.objects import BACKGROUNDS, load_objects
-from ppvilg.data.render import render
-from ppvilg.data.scenes import STYLES, Placement, Scene
-from ppvilg.evaluation import Detector, background_colour, detector_sha256, measure_detector
-from ppvilg.evaluation.detector import DetectorNetwork, decode
-from ppvilg.evaluation.detector_accuracy import accuracy_scenes, is_right, overlap, single_scenes, spoiled_picture
-from ppvilg.evaluation.spoiling import REJECTED_BLUR
+from ppvilg.emoji.background import background_colour
+from ppvilg.emoji.detector import Detector, DetectorNetwork, decode, detector_sha256
+from ppvilg.emoji.detector_accuracy import (
+    accuracy_scenes,
+    is_right,
+    measure_detector,
+    overlap,
+    single_scenes,
+    spoiled_picture,
+)
+from ppvilg.emoji.objects import BACKGROUNDS, load_objects
+from ppvilg.emoji.render import render
+from ppvilg.emoji.scenes import STYLES, Placement, Scene
+from ppvilg.emoji.spoiling import REJECTED_BLUR
 
 
 def test_real_renders_are_read_right(detector):

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ppvilg.data.objects import BACKGROUNDS, load_objects
-from ppvilg.data.render import draw_glyph, render
-from ppvilg.data.scenes import Scene, sample_scene
+from ppvilg.emoji.objects import BACKGROUNDS, load_objects
+from ppvilg.emoji.render import draw_glyph, render
+from ppvilg.emoji.scenes import Scene, sample_scene
+from ppvilg.evaluation.statistics import share
 
 from .detector import Detector, Finding
 from .spoiling import REJECTED_BLUR, SPOILERS, can_spoil
-from .statistics import share
 
 SOFT_BLUR = 0.8  # sigma in pixels of a picture that still counts
 BLURS = (0.8, 1.2, 1.6, 2.0, 2.5, 3.5, 5.0)
