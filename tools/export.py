@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     from paddlenlp.utils.log import logger
 
     from ppvilg._runtime import prepare_cpu
-    from ppvilg.deploy import export_model
+    from ppvilg.export import export_model
 
     prepare_cpu()
     logger.set_level("WARNING")  # it tells the story of every file it opens

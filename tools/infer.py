@@ -53,7 +53,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load(arguments: argparse.Namespace):
     """The pipeline of either kind of folder."""
-    from ppvilg.deploy import is_bundle
+    from ppvilg.inference import is_bundle
     from ppvilg.pipelines import ErnieViLG2Pipeline
 
     resident = arguments.max_resident_experts

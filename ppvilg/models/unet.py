@@ -158,7 +158,7 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
     def expecting(self, timesteps: Iterable) -> contextlib.AbstractContextManager:
         """A context in which calls will come at these timesteps, in this order.
 
-        It is what experts that are not all in memory are read ahead by (ppvilg.deploy.residency); others need no plan.
+        Experts that are not all in memory are read ahead by it (ppvilg.inference.residency); others need no plan.
         """
         if not hasattr(self.experts, "expecting"):
             return contextlib.nullcontext()

@@ -113,7 +113,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         """
         folder = resolve(pretrained_model_name_or_path)
         if max_resident_experts is not None:
-            load = importlib.import_module("ppvilg.deploy.residency").load_resident_unet
+            load = importlib.import_module("ppvilg.inference.residency").load_resident_unet
             kwargs["unet"] = load(folder / "unet", max_resident_experts, kwargs.get("paddle_dtype"))
         return super().from_pretrained(str(folder), **kwargs)
 
@@ -131,7 +131,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         max_resident_experts: as in `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
         FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
         """
-        deploy = importlib.import_module("ppvilg.deploy")  # by name: it builds on this room
+        deploy = importlib.import_module("ppvilg.inference")
         unet = None
         if max_resident_experts is not None:
             unet = deploy.resident_exported_unet(folder, max_resident_experts, backend, threads)

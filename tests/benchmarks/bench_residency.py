@@ -56,8 +56,8 @@ class ResidencySide:
 
 def load_pipeline(options: argparse.Namespace):
     """The pipeline of one side: from a folder or a bundle."""
-    from ppvilg.deploy import exported_components, exported_unet
-    from ppvilg.deploy.manifest import is_bundle
+    from ppvilg.inference import exported_components, exported_unet
+    from ppvilg.inference.manifest import is_bundle
     from ppvilg.models import MoDEUNet2DConditionModel
     from ppvilg.pipelines import ErnieViLG2Pipeline, resolve
 

@@ -12,7 +12,7 @@ from ppdiffusers.utils import CONFIG_NAME
 from safetensors.numpy import save_file
 
 from ppvilg._runtime import prepare_cpu
-from ppvilg.deploy import exported_unet
+from ppvilg.inference import exported_unet
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
 

@@ -22,7 +22,7 @@ def record(bundle: Path, backend: str, index: int, batch: int, length: int, runs
     import paddle
     from paddle import profiler
 
-    from ppvilg.deploy import load_exported_expert, read_manifest
+    from ppvilg.inference import load_exported_expert, read_manifest
 
     expert = load_exported_expert(bundle, index, backend)
     config = read_manifest(bundle).components["unet"]["unet"]

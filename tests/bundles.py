@@ -1,4 +1,4 @@
-"""A tiny pipeline of two experts and its export bundle, made once for the folder."""
+"""A tiny pipeline of two experts and its export bundle, made once for a folder that imports the fixtures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tiny(components):  # noqa: F811
 @pytest.fixture(scope="session")
 def bundle(tiny, tmp_path_factory):
     """The export of `tiny`; tests must leave it as it is."""
-    from ppvilg.deploy import export_pipeline
+    from ppvilg.export import export_pipeline
 
     folder = tmp_path_factory.mktemp("export") / "tiny"
     export_pipeline(tiny, folder, prompts=PROMPTS)

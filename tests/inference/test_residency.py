@@ -11,7 +11,7 @@ import pytest
 from ppdiffusers import UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
 
-from ppvilg.deploy.residency import DygraphExperts, ResidentExperts, load_resident_unet, resident_exported_unet
+from ppvilg.inference.residency import DygraphExperts, ResidentExperts, load_resident_unet, resident_exported_unet
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
 

@@ -9,19 +9,10 @@ import numpy as np
 import paddle
 import pytest
 
-from ppvilg.deploy import (
-    ProofError,
-    export_experts,
-    export_model,
-    export_pipeline,
-    exported_unet,
-    graphs,
-    load_exported_expert,
-    read_manifest,
-    runtime,
-)
-from ppvilg.deploy import export as export_module
-from ppvilg.deploy.manifest import GRAPH, WEIGHTS, stored
+from ppvilg.export import ProofError, export_experts, export_model, export_pipeline, graphs
+from ppvilg.export import export as export_module
+from ppvilg.inference import exported_unet, load_exported_expert, read_manifest, runtime
+from ppvilg.inference.manifest import GRAPH, WEIGHTS, stored
 from ppvilg.models import MoDEUNet2DConditionModel, attention
 from ppvilg.pipelines import ErnieViLG2Pipeline
 

@@ -17,6 +17,8 @@ from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.utils import CONFIG_NAME
 from tqdm import tqdm
 
+from ppvilg.inference.manifest import GRAPH, WEIGHTS, Manifest, installed_versions, stored
+from ppvilg.inference.runtime import Predictor, exported_components, exported_unet, program_version, require_backend
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
 from ppvilg.pipelines.published import STABLE_DIFFUSION_SCHEDULE
@@ -24,9 +26,7 @@ from ppvilg.pipelines.zoo import forget_paths
 
 from . import proof
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part
-from .manifest import GRAPH, WEIGHTS, Manifest, installed_versions, stored
 from .proof import BFLOAT16_TOLERANCE, PART_TOLERANCE, PICTURE_TOLERANCE, ProofError
-from .runtime import Predictor, exported_components, exported_unet, program_version, require_backend
 
 DEFAULT_PROMPTS = ("蓝色背景上的一辆出租车", "白色背景上的一只猫", "左边是一只兔子，右边是一棵松树", "三只企鹅，水彩")
 _PIPELINE_KEYS = (

@@ -13,11 +13,11 @@ from paddle.static import InputSpec
 from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.models.attention_processor import Attention
 
+from ppvilg.inference.manifest import GRAPH, WEIGHTS, Part, Port, stored
 from ppvilg.models import use_tile_upsampling
 from ppvilg.models.attention import QueryBlockAttnProcessor, query_blocks
 from ppvilg.models.unet import expert_folder_name
 
-from .manifest import GRAPH, WEIGHTS, Part, Port, stored
 from .weights import stored_weights
 
 
