@@ -22,7 +22,7 @@ setup(
     package_data={
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
-            "evaluation/page/*.html",
+            "evaluation/human/page/*.html",
         ],
     },
     install_requires=[

@@ -21,7 +21,7 @@ ALLOWED = {
     "pipelines": {"knowledge", "models", "inference"},
     "export": {"pipelines", "inference", "models"},
     "engine": {"config", "data", "knowledge", "models", "diffusion"},
-    "emoji": {"data"},
+    "emoji": {"data", "evaluation"},
     "evaluation": {"pipelines", "data", "emoji", "_runtime"},
     "serving": {"pipelines", "knowledge", "config"},
     # The package itself: names of the rooms are imported on first use, by strings.

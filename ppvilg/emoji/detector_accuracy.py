@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from ppvilg.emoji.objects import BACKGROUNDS, load_objects
 from ppvilg.emoji.render import draw_glyph, render
 from ppvilg.emoji.scenes import Scene, sample_scene
-from ppvilg.evaluation.statistics import share
+from ppvilg.evaluation.metrics.intervals import share
 
 from .detector import Detector, Finding
 from .spoiling import REJECTED_BLUR, SPOILERS, can_spoil

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppvilg.data import ObjectBox
-from ppvilg.evaluation.statistics import share
+from ppvilg.evaluation.metrics.intervals import share
 
 from .detector import Finding
 

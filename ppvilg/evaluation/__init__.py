@@ -1,9 +1,9 @@
 """Evaluation: a detector of the emoji world, and how often pictures show what held-out prompts ask for."""
 
-from .layout import PictureFolder, geneval_metadata
-from .objects import ObjectsRecipe, ObjectsSuite
-from .statistics import bootstrap_interval
+from .drawing.folder import PictureFolder, geneval_metadata
+from .metrics.intervals import bootstrap_interval
 from .suite import SUITES, load_recipe, open_suite
+from .suites.objects import ObjectsRecipe, ObjectsSuite
 
 __all__ = [
     "SUITES",

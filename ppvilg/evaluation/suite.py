@@ -42,12 +42,12 @@ class SuiteClasses(NamedTuple):
 
 
 SUITES = {
-    "objects": SuiteClasses("ppvilg.evaluation.objects", "ObjectsRecipe", "ObjectsSuite"),
-    "vilg300": SuiteClasses("ppvilg.evaluation.vilg300", "ViLG300Recipe", "ViLG300Suite"),
-    "ablation": SuiteClasses("ppvilg.evaluation.ablation", "AblationRecipe", "AblationSuite"),
-    "fid": SuiteClasses("ppvilg.evaluation.fid", "FidRecipe", "FidSuite"),
-    "clipscore": SuiteClasses("ppvilg.evaluation.clip_score", "ClipScoreRecipe", "ClipScoreSuite"),
-    "side_by_side": SuiteClasses("ppvilg.evaluation.side_by_side", "SideBySideRecipe", "SideBySideSuite"),
+    "objects": SuiteClasses("ppvilg.evaluation.suites.objects", "ObjectsRecipe", "ObjectsSuite"),
+    "vilg300": SuiteClasses("ppvilg.evaluation.suites.vilg300", "ViLG300Recipe", "ViLG300Suite"),
+    "ablation": SuiteClasses("ppvilg.evaluation.ablation.suite", "AblationRecipe", "AblationSuite"),
+    "fid": SuiteClasses("ppvilg.evaluation.suites.fid", "FidRecipe", "FidSuite"),
+    "clipscore": SuiteClasses("ppvilg.evaluation.suites.clip_score", "ClipScoreRecipe", "ClipScoreSuite"),
+    "side_by_side": SuiteClasses("ppvilg.evaluation.human.side_by_side", "SideBySideRecipe", "SideBySideSuite"),
 }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ppvilg.evaluation.preference import clustered_interval
+from ppvilg.evaluation.human.preference import clustered_interval
 
 OUTCOMES = np.array([[1.0, 0, 0, 1.0], [0, 1.0, 0, 0.5], [0, 0, 1.0, 0]])  # answer -> first, tie, second, score
 VILG300_CLASSES = (36, 24, 23, 23, 22, 20, 19, 18, 18, 16, 16, 16, 16, 14, 10, 9)

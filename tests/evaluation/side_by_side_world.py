@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ppvilg.evaluation.layout import PictureFolder
+from ppvilg.evaluation.drawing.folder import PictureFolder
 
 SECRETS = ("wenxin-large", "rival-model-9000")
 CLASSES = ("颜色", "计数")

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ppvilg.evaluation import ablation
-from ppvilg.evaluation.ablation_tables import losses_of, student_interval, table_of
+from ppvilg.evaluation.ablation import suite as ablation
+from ppvilg.evaluation.ablation.tables import losses_of, student_interval, table_of
 from ppvilg.evaluation.suite import open_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +193,7 @@ def test_jobs_end_with_the_run_that_started_them(tmp_path):
     """A run that is killed leaves no job behind that would hold its folder."""
     job = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     code = (
-        "import sys; from pathlib import Path; from ppvilg.evaluation.ablation import run_process; "
+        "import sys; from pathlib import Path; from ppvilg.evaluation.ablation.suite import run_process; "
         f"run_process([sys.executable, '-c', {job!r}], Path({str(tmp_path / 'log.txt')!r}), True)"
     )
     run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

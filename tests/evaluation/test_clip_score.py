@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.evaluation.clip_score import ClipScoreRecipe, ClipScoreSuite, ImageTextScorer, prepare, summarise
+from ppvilg.evaluation.suites.clip_score import ClipScoreRecipe, ClipScoreSuite, ImageTextScorer, prepare, summarise
 
 ENGLISH = ["the cat", "a red car and the other dog", "x" * 200]
 CHINESE = ["一只猫", "蓝色背景上的两只狗", "车" * 100]

@@ -9,9 +9,9 @@ import pytest
 from ppvilg.diffusion import DenoisingLoss
 from ppvilg.emoji.captions import held_out_prompts
 from ppvilg.emoji.render import render
-from ppvilg.evaluation.denoising_loss import block_edges, denoising_losses
-from ppvilg.evaluation.drawing import picture_seed
-from ppvilg.evaluation.objects import scene_of
+from ppvilg.evaluation.ablation.loss import block_edges, denoising_losses
+from ppvilg.evaluation.drawing.painter import picture_seed
+from ppvilg.evaluation.suites.objects import scene_of
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
 from ppvilg.pipelines.schedulers import SCHEDULERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppvilg.evaluation.distribution import (
+from ppvilg.evaluation.metrics.distribution import (
     Moments,
     check_features,
     compare,
@@ -62,7 +62,7 @@ def test_kid_equals_torch_fidelity(import_peer):
 @pytest.mark.parametrize("nearest_k", [1, 5])
 def test_precision_recall_density_coverage_equal_their_authors(nearest_k, monkeypatch, import_peer):
     peer = import_peer("prdc")
-    monkeypatch.setattr("ppvilg.evaluation.distribution.ROWS", 64)  # several pieces, the last one smaller
+    monkeypatch.setattr("ppvilg.evaluation.metrics.distribution.ROWS", 64)  # several pieces, the last one smaller
     reference, generated = sample(400, 3, dimensions=6), sample(300, 4, shift=0.5, dimensions=6)
     expected = peer.compute_prdc(reference, generated, nearest_k)
     found = manifold_metrics(reference, generated, nearest_k)
@@ -89,7 +89,7 @@ def test_the_same_pictures_are_at_no_distance():
 
 
 def test_leaving_groups_out_is_computing_again(monkeypatch):
-    monkeypatch.setattr("ppvilg.evaluation.distribution.ROWS", 64)
+    monkeypatch.setattr("ppvilg.evaluation.metrics.distribution.ROWS", 64)
     generated, reference = sample(90, 5, dimensions=6), sample(120, 6, dimensions=6)
     groups = split(len(generated), 4)
     rests = [np.delete(generated, group, axis=0) for group in groups]

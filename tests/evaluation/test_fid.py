@@ -15,8 +15,9 @@ from PIL import Image
 from ppvilg.emoji.prepare import write_dataset
 from ppvilg.evaluation import load_recipe, open_suite
 from ppvilg.evaluation.__main__ import main
-from ppvilg.evaluation.drawing import Painter
-from ppvilg.evaluation.features import (
+from ppvilg.evaluation.drawing.painter import Painter
+from ppvilg.evaluation.drawing.prompts import choose_prompts, read_prompts
+from ppvilg.evaluation.metrics.features import (
     DetectorFeatures,
     ExportedFeatures,
     Pictures,
@@ -25,8 +26,7 @@ from ppvilg.evaluation.features import (
     build_network,
     extract,
 )
-from ppvilg.evaluation.fid import FidRecipe, FidSuite, describe
-from ppvilg.evaluation.prompts import choose_prompts, read_prompts
+from ppvilg.evaluation.suites.fid import FidRecipe, FidSuite, describe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 COUNT = 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppvilg.evaluation.inception import STATISTICS, InceptionNetwork, load_inception, weights_sha256
+from ppvilg.evaluation.metrics.inception import STATISTICS, InceptionNetwork, load_inception, weights_sha256
 
 CLASSES = 1008
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ppvilg.emoji.scenes import draw_scene
 from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite
-from ppvilg.evaluation.drawing import Painter, picture_seed
-from ppvilg.evaluation.objects import scene_of, suite_prompts
+from ppvilg.evaluation.drawing.painter import Painter, picture_seed
+from ppvilg.evaluation.suites.objects import scene_of, suite_prompts
 from ppvilg.pipelines import ErnieViLG2Pipeline, read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ppvilg.evaluation.pairs import pair_up, read_pictures
+from ppvilg.evaluation.human.pairs import pair_up, read_pictures
 from ppvilg.evaluation.suite import open_suite
 
 HERE = Path(__file__).resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppvilg.evaluation.statistics import bootstrap_interval, share
+from ppvilg.evaluation.metrics.intervals import bootstrap_interval, share
 
 
 def test_interval_agrees_with_scipy():

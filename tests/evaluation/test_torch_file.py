@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ppvilg.evaluation.torch_file import read_torch_weights
+from ppvilg.evaluation.metrics.torch_file import read_torch_weights
 
 
 @pytest.mark.parametrize("zipped", [True, False])

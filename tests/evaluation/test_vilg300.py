@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ppvilg.evaluation.suite import open_suite
-from ppvilg.evaluation.vilg300 import HEADER, read_vilg300
+from ppvilg.evaluation.suites.vilg300 import HEADER, read_vilg300
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "evaluation" / "vilg300.yml"
@@ -115,7 +115,7 @@ def test_both_languages_sheets_and_what_the_encoder_does_not_see(model, tmp_path
 
 def test_scores_belong_to_their_prompts(model, tmp_path, monkeypatch):
     """Scores of a scorer whose answer is known (the real ones have tests of their own) reach their class."""
-    from ppvilg.evaluation import vilg300
+    from ppvilg.evaluation.suites import vilg300
 
     class KnownScorer:
         sha256 = "known"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppvilg.evaluation.preference import clustered_interval, krippendorff_alpha, rates, summarize
+from ppvilg.evaluation.human.preference import clustered_interval, krippendorff_alpha, rates, summarize
+from ppvilg.evaluation.human.votes import Vote, read_votes
 from ppvilg.evaluation.suite import open_suite
-from ppvilg.evaluation.votes import Vote, read_votes
 
 HERE = Path(__file__).resolve()
 CONFIG = HERE.parents[2] / "configs" / "evaluation" / "side_by_side.yml"

@@ -14,7 +14,7 @@ from typing import Any
 
 from ppvilg import __version__
 
-from .layout import read_json, write_whole
+from ..drawing.folder import read_json, write_whole
 
 MODEL_FILES = (".json", ".txt", ".safetensors", ".pdparams", ".pdiparams", ".model")
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "ppdiffusers", "numpy", "scipy", "Pillow")

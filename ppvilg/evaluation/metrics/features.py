@@ -19,10 +19,10 @@ from tqdm import tqdm
 from ppvilg.data import decode_image, open_source
 from ppvilg.emoji.detector import Detector, detector_sha256, to_input
 
+from ..drawing.folder import METADATA
+from ..reporting.protocol import differences
 from .distribution import Moments
 from .inception import load_inception, weights_sha256
-from .layout import METADATA
-from .protocol import differences
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in ("box", "bilinear", "bicubic", "lanczos")}

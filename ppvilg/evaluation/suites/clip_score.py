@@ -21,16 +21,16 @@ from tqdm import tqdm
 
 from ppvilg.data import BadSample
 
-from .drawing import Painter
-from .features import Pictures
+from ..drawing.folder import METADATA, PROTOCOL, read_json, write_whole
+from ..drawing.painter import Painter
+from ..drawing.prompts import choose_prompts, read_prompts
+from ..metrics.features import Pictures
+from ..metrics.inception import weights_sha256
+from ..metrics.intervals import share
+from ..metrics.torch_file import read_torch_weights
+from ..reporting.html import Report
+from ..reporting.protocol import REPORT, about, open_output, write_results
 from .fid import scale_name
-from .inception import weights_sha256
-from .layout import METADATA, PROTOCOL, read_json, write_whole
-from .prompts import choose_prompts, read_prompts
-from .protocol import REPORT, about, open_output, write_results
-from .report import Report
-from .statistics import share
-from .torch_file import read_torch_weights
 
 WEIGHT = 2.5  # of the score of Hessel et al.
 CONFIGS = ("text_config", "vision_config")

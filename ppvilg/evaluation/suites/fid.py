@@ -12,13 +12,22 @@ from omegaconf import MISSING
 
 from ppvilg.data import BadSample
 
-from .distribution import METRICS, compare, neighbour_distances, squared_distances
-from .drawing import Painter
-from .features import FILTERS, NETWORKS, Pictures, Preparation, Statistics, build_network, extract, feature_protocol
-from .layout import PROTOCOL, read_json
-from .prompts import choose_prompts, read_prompts
-from .protocol import REPORT, about, file_sha256, open_output, write_results
-from .report import Report
+from ..drawing.folder import PROTOCOL, read_json
+from ..drawing.painter import Painter
+from ..drawing.prompts import choose_prompts, read_prompts
+from ..metrics.distribution import METRICS, compare, neighbour_distances, squared_distances
+from ..metrics.features import (
+    FILTERS,
+    NETWORKS,
+    Pictures,
+    Preparation,
+    Statistics,
+    build_network,
+    extract,
+    feature_protocol,
+)
+from ..reporting.html import Report
+from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
 
 KEPT = "reference.npz"
 NUMBERS = ("fid", "kid", "precision", "recall", "density", "coverage")

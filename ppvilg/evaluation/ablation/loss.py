@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from .drawing import picture_seed
+from ..drawing.painter import picture_seed
 
 TIMESTEPS_PER_BLOCK = 8
 

@@ -24,11 +24,11 @@ from ppvilg.emoji.objects import font_sha256
 from ppvilg.emoji.render import render
 from ppvilg.emoji.scenes import Scene, draw_scene
 
-from .drawing import Painter, draw_missing, picture_seed
-from .layout import PictureFolder, write_whole
-from .protocol import REPORT, about, open_output
-from .report import Report
-from .sheets import contact_sheet, write_blind_sheets
+from ..drawing.folder import PictureFolder, write_whole
+from ..drawing.painter import Painter, draw_missing, picture_seed
+from ..reporting.html import Report
+from ..reporting.protocol import REPORT, about, open_output
+from ..reporting.sheets import contact_sheet, write_blind_sheets
 
 SOURCES = ("model", "reconstruction", "renders")
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ppvilg.emoji.judging import Verdict
 
-from .layout import write_whole
+from ..drawing.folder import write_whole
 
 RIGHT, WRONG = (30, 160, 60), (210, 40, 40)
 BLIND_SCALE = 6

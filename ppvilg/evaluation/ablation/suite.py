@@ -37,15 +37,15 @@ from ppvilg.emoji.detector import Detector, detector_sha256
 from ppvilg.emoji.judging import CRITERIA, judge
 from ppvilg.emoji.render import render
 
-from .ablation_report import markdown, write_report
-from .ablation_tables import losses_of, table_of
-from .denoising_loss import denoising_losses
-from .distribution import Moments, check_features, frechet_distance
-from .drawing import Painter, picture_seed
-from .features import DetectorFeatures
-from .layout import read_json, write_whole
-from .objects import scene_of
-from .protocol import about, file_sha256, open_output, write_results
+from ..drawing.folder import read_json, write_whole
+from ..drawing.painter import Painter, picture_seed
+from ..metrics.distribution import Moments, check_features, frechet_distance
+from ..metrics.features import DetectorFeatures
+from ..reporting.protocol import about, file_sha256, open_output, write_results
+from ..suites.objects import scene_of
+from .loss import denoising_losses
+from .report import markdown, write_report
+from .tables import losses_of, table_of
 
 KNOWLEDGE = {"none": (False, False), "text": (True, False), "vision": (False, True), "both": (True, True)}
 TRAINED, LOSSES, BASE_LOSSES, LOG = "trained.json", "losses.json", "base_losses.json", "log.txt"

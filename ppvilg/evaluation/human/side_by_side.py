@@ -22,11 +22,11 @@ from omegaconf import MISSING
 from PIL import Image
 from tqdm import tqdm
 
-from .layout import read_json, write_whole
+from ..drawing.folder import read_json, write_whole
+from ..reporting.protocol import about, differences, open_output, write_results
 from .pairs import Pair, pair_up, read_picture, read_pictures
 from .preference import summarize
 from .preference_report import markdown, write_report
-from .protocol import about, differences, open_output, write_results
 from .votes import VOTE_FORMAT, read_votes
 
 KEY_FORMAT = "ppvilg side-by-side key 1"
@@ -173,7 +173,7 @@ class SideBySideSuite:
         return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
     def _write_page(self, study: dict) -> None:
-        template = importlib.resources.files("ppvilg.evaluation") / "page" / "vote.html"
+        template = importlib.resources.files("ppvilg.evaluation.human") / "page" / "vote.html"
         data = json.dumps(study, ensure_ascii=False).replace("<", "\\u003c")
         self.page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.page, template.read_text(encoding="utf-8").replace("__STUDY__", data))

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from .layout import write_whole
+from ..drawing.folder import write_whole
 
 STYLE = """
 :root { color-scheme: light dark; }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import bootstrap_interval
+from ..metrics.intervals import bootstrap_interval
 
 
 def student_interval(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:

@@ -13,8 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ppvilg.pipelines import read_metadata
 
-from .layout import METADATA
-from .prompts import read_prompts
+from ..drawing.folder import METADATA
+from ..drawing.prompts import read_prompts
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 _NUMBERED = re.compile(r"(\d+)(?:[_-](\d+))?")

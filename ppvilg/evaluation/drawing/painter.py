@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ppvilg._runtime import prepare_cpu
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, resolve
 
-from .layout import PictureFolder
-from .protocol import folder_sha256
+from ..reporting.protocol import folder_sha256
+from .folder import PictureFolder
 
 Key = tuple[int, int]  # number of the prompt, number of the picture
 POLL = 2.0  # seconds between looks at what other processes have drawn

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .layout import read_json
+from ..drawing.folder import read_json
 
 VOTE_FORMAT = "ppvilg side-by-side votes 1"
 CRITERIA = ("alignment", "fidelity")

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .protocol import REPORT
-from .report import Report
+from ..reporting.html import Report
+from ..reporting.protocol import REPORT
 from .votes import CRITERIA
 
 COLOURS = {"first": "#3465a4", "tie": "#c4c4c0", "second": "#f57900"}
@@ -130,8 +130,8 @@ def write_report(output: Path, report: dict) -> None:
 
 
 def _fill(page: Report, output: Path, report: dict) -> None:
-    from .layout import write_whole
-    from .report import _svg
+    from ..drawing.folder import write_whole
+    from ..reporting.html import _svg
 
     figure = overall_figure(report)
     page.plot(figure, CAPTION)

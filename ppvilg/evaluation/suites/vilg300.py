@@ -19,13 +19,13 @@ import numpy as np
 from omegaconf import MISSING
 from PIL import Image, ImageDraw, ImageFont
 
+from ..drawing.folder import PictureFolder, write_whole
+from ..drawing.painter import Painter
+from ..metrics.features import Pictures
+from ..metrics.intervals import share
+from ..reporting.html import Report
+from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
 from .clip_score import WEIGHT, ImageTextScorer
-from .drawing import Painter
-from .features import Pictures
-from .layout import PictureFolder, write_whole
-from .protocol import REPORT, about, file_sha256, open_output, write_results
-from .report import Report
-from .statistics import share
 
 HEADER = ("Prompt", "文本", "类别", "来源")
 LANGUAGES = ("zh", "en")

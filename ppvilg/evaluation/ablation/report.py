@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .denoising_loss import block_edges
-from .layout import write_whole
-from .protocol import REPORT
-from .report import Report, _svg
+from ..drawing.folder import write_whole
+from ..reporting.html import Report, _svg
+from ..reporting.protocol import REPORT
+from .loss import block_edges
 
 COLOURS = ("#888a85", "#3465a4", "#f57900", "#73d216", "#75507b", "#cc0000")
 MARKERS = "osD^vP"

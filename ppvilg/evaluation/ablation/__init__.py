@@ -1,0 +1,1 @@
+"""The ablation: many short trainings that differ in one thing, measured alike."""

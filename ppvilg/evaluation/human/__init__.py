@@ -1,0 +1,1 @@
+"""Evaluation by people: pairs of pictures, an offline page for voters, what their votes say."""

@@ -1,0 +1,1 @@
+"""Evaluations that draw and measure, one file per suite."""
