@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ppvilg"
 ALLOWED = {
     "config": set(),
+    "files": set(),
     "data": set(),
     "knowledge": set(),
     "models": set(),
@@ -20,26 +22,34 @@ ALLOWED = {
     "inference": {"models"},
     "pipelines": {"knowledge", "models", "inference"},
     "export": {"pipelines", "inference", "models"},
-    "engine": {"config", "data", "knowledge", "models", "diffusion"},
+    "engine": {"config", "data", "knowledge", "models", "diffusion", "pipelines"},
     "emoji": {"data", "evaluation"},
-    "evaluation": {"pipelines", "data", "emoji", "_runtime"},
+    "annotate": {"data", "knowledge", "inference"},
+    "evaluation": {"pipelines", "data", "emoji", "config", "_runtime"},
     "serving": {"pipelines", "knowledge", "config"},
-    # The package itself: names of the rooms are imported on first use, by strings.
-    "__init__": {"_registration", "_runtime", "_versions"},
-    "_registration": set(),
+    # The package itself: the public names, by strings that are imported on first use.
+    "__init__": {"_registration", "_runtime", "_versions", "data", "diffusion", "knowledge", "models", "pipelines"},
+    "_registration": {"pipelines"},
     "_runtime": set(),
     "_versions": set(),
     "supervise": set(),
 }
+EVERYWHERE = {"files"}
+FREE = {"commands"}  # may import anything
 ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")})
 
 
 def imported_modules(source: str, module: str) -> set[str]:
-    """Dotted names that `source`, the text of `module`, imports anywhere: `from a.b import c` gives a.b.c."""
+    """Dotted names that `source`, the text of `module`, imports anywhere: `from a.b import c` gives a.b.c.
+
+    Modules imported by name count too: every text that reads like a dotted name of the package.
+    """
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names |= {node.value} if re.fullmatch(r"ppvilg(\.\w+)+", node.value) else set()
         elif isinstance(node, ast.ImportFrom):
             base = [node.module] if node.module else []
             if node.level:
@@ -73,6 +83,8 @@ def rooms_imported_by(path: Path) -> set[str]:
         ("from . import unet", {"ppvilg.models.unet"}),
         ("from .mode import expert_index", {"ppvilg.models.mode.expert_index"}),
         ("def f():\n    from ppvilg import engine", {"ppvilg.engine"}),
+        ('importlib.import_module("ppvilg.engine.run")', {"ppvilg.engine.run"}),
+        ('NAMES = {"a": "ppvilg.serving"}\n__import__(NAMES["a"])', {"ppvilg.serving"}),
     ],
 )
 def test_imports_are_read_in_every_form(source, expected):
@@ -81,10 +93,34 @@ def test_imports_are_read_in_every_form(source, expected):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_import_direction(room):
+    if room in FREE:
+        return
     assert room in ALLOWED, f"ppvilg/{room} is new: say in ALLOWED what it may import"
     for path in files_of(room):
-        forbidden = rooms_imported_by(path) - ALLOWED[room] - {room}
+        forbidden = rooms_imported_by(path) - ALLOWED[room] - EVERYWHERE - {room}
         assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}; {room} may import {ALLOWED[room]}"
+
+
+@pytest.mark.parametrize("form", ["from ppvilg import engine", "import_module('ppvilg.engine')"])
+def test_a_planted_import_is_found(form, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda path, *_, **__: form)
+    with pytest.raises(AssertionError, match="imports .'engine'."):
+        test_import_direction("data")
+
+
+@pytest.mark.xfail(strict=True, reason='emoji and evaluation share the intervals')
+def test_no_circle():
+    """No room imports another that, by whatever way, imports it."""
+    imported = {room: set() for room in ROOMS}
+    for room in ROOMS:
+        if room not in {"__init__", "_registration"} | FREE:
+            imported[room] = {name for path in files_of(room) for name in rooms_imported_by(path)} - {room, "__init__"}
+    while True:
+        leaves = {room for room, others in imported.items() if not others & imported.keys()}
+        if not leaves:
+            break
+        imported = {room: others for room, others in imported.items() if room not in leaves}
+    assert not imported, f"these import each other: {imported}"
 
 
 @pytest.mark.parametrize("room", ["models", "diffusion"])
@@ -96,7 +132,7 @@ def test_models_and_diffusion_see_no_logger_and_no_other_process(room):
         assert not wrong, f"{path.relative_to(ROOT)} uses {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("room", ["config", "data", "_registration", "_versions"])
+@pytest.mark.parametrize("room", ["config", "data", "files", "_registration", "_versions"])
 def test_rooms_that_never_need_paddle(room):
     for path in files_of(room):
         wrong = {name for name in imports_of(path) if name.split(".")[0] in ("paddle", "paddlenlp", "ppdiffusers")}

@@ -1,0 +1,25 @@
+"""Files, for every room: written whole or not at all, hashed, and pictures read in one way. No Paddle.
+
+The lowest room: it imports none of the others.
+"""
+
+from .hashing import digest_of, file_sha256
+from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
+from .reading import damage_of, read_lines, read_text
+from .writing import whole_file, write_whole
+
+__all__ = [
+    "MAX_PIXELS",
+    "PICTURE_FORMATS",
+    "PictureError",
+    "damage_of",
+    "digest_of",
+    "file_sha256",
+    "picture_size",
+    "read_lines",
+    "read_picture",
+    "read_text",
+    "to_rgb",
+    "whole_file",
+    "write_whole",
+]
