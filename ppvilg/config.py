@@ -174,7 +174,7 @@ class TrainConfig:
 
 @dataclass
 class DistributedConfig:
-    """Sizes of the axes that ranks are laid out on (docs/distributed.md); their product is the number of ranks."""
+    """Sizes of the axes that ranks are laid out on (docs/en/distributed.md); their product is the number of ranks."""
 
     data: int | None = None  # None: whatever is left of the ranks
     sharding: int = 1  # ranks that share one copy of the optimizer's state

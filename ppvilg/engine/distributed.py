@@ -77,7 +77,7 @@ def _check_sharding_stage(settings: DistributedConfig) -> None:
         device = "this is a CPU, and " if paddle.get_device() == "cpu" else ""
         raise ConfigError(f"distributed.sharding_stage=3: {device}weights cannot be sharded: Paddle's "
                           "GroupShardedStage3 runs on GPUs only, and fails there as well when a weight has no gradient "
-                          "in a step (docs/distributed.md). Use sharding_stage=2, which splits gradients and the "
+                          "in a step (docs/en/distributed.md). Use sharding_stage=2, which splits gradients and the "
                           "optimizer's state, and the axis distributed.expert, which splits the experts' weights")
 
 

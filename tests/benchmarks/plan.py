@@ -44,7 +44,7 @@ def load(name: str):
 
 
 def print_tables(recipe_file: Path) -> None:
-    """Markdown tables of docs/scale.md."""
+    """Markdown tables of docs/en/scale.md."""
     from ppvilg.config import load_config
     from ppvilg.engine.plan import Planner, count
     from ppvilg.engine.topology import Axes
