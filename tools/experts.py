@@ -38,13 +38,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def validate(arguments: argparse.Namespace) -> str:
     from PIL import Image
-    from train import draw_prompts, save_pipeline
 
     from ppvilg._runtime import prepare_cpu
     from ppvilg.config import ConfigError, load_config
 
     prepare_cpu()
-    from ppvilg.engine import PipelineHooks, experts
+    from ppvilg.engine import experts
 
     replacements = {}
     for each in arguments.replace:
@@ -53,8 +52,8 @@ def validate(arguments: argparse.Namespace) -> str:
             raise ConfigError(f"--replace {each}: give K=FOLDER, for example 7=output/job7/experts_07")
         replacements[int(number)] = Path(folder)
     overrides = [*arguments.override, *experts.validation_overrides(arguments.pipeline, arguments.output)]
-    recipe, hooks = load_config(arguments.config, overrides), PipelineHooks(save=save_pipeline, draw=draw_prompts)
-    found = experts.compare_replacement(recipe, arguments.pipeline, replacements, hooks)
+    recipe = load_config(arguments.config, overrides)
+    found = experts.compare_replacement(recipe, arguments.pipeline, replacements)
     lines = [f"{'validation':<20}{'before':>10}{'after':>10}"]
     lines += [f"{name:<20}{value:>10.5f}{found['after'][name]:>10.5f}" for name, value in found["before"].items()]
     for name, picture in zip(("before", "after"), found["pictures"]):

@@ -41,31 +41,12 @@ def stop_at_once(number, frame) -> None:
     os._exit(128 + number)
 
 
-def save_pipeline(components: dict, folder) -> None:
-    from ppvilg import ErnieViLG2Pipeline
-
-    ErnieViLG2Pipeline(**components).save_pretrained(folder)
-
-
-def draw_prompts(components: dict, prompts: list, num_inference_steps: int, guidance_scale: float, seed: int):
-    import numpy as np
-
-    from ppvilg import ErnieViLG2Pipeline
-    from ppvilg.pipelines import make_grid
-
-    pipeline = ErnieViLG2Pipeline(**components)
-    pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(prompts, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-                      generator=seed).images
-    return np.asarray(make_grid(images, columns=6))
-
-
 def train(recipe) -> str:
     """All stages of the recipe; gives the folder of the last result."""
     from ppvilg._runtime import prepare_cpu
 
     prepare_cpu()
-    from ppvilg.engine import CheckpointError, PipelineHooks, Run, distributed, stopping
+    from ppvilg.engine import CheckpointError, Run, distributed, stopping
 
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
                         force=True)  # the libraries leave a handler of their own
@@ -73,7 +54,7 @@ def train(recipe) -> str:
     distributed.start(recipe.distributed)
     stopping.install(recipe.distributed.stop_seconds, stop_at_once)
     try:
-        return Run(recipe, PipelineHooks(save=save_pipeline, draw=draw_prompts)).run()
+        return Run(recipe).run()
     except stopping.Stopped as stopped:
         logging.info("%s", stopped)
         distributed.barrier()

@@ -1,8 +1,8 @@
 """Training: recipe -> components, the loop, checkpoints, ranks, monitor."""
 from . import distributed, experts, stopping
 from .checkpoint import CheckpointError, CheckpointStore
-from .run import PipelineHooks, Run
+from .run import Run
 from .trainer import Trainer, learning_rate_at
 
-__all__ = ["CheckpointError", "CheckpointStore", "PipelineHooks", "Run", "Trainer", "distributed", "experts",
+__all__ = ["CheckpointError", "CheckpointStore", "Run", "Trainer", "distributed", "experts",
            "learning_rate_at", "stopping"]

@@ -14,6 +14,7 @@ from ppvilg.data import BatchOrder, Record, SampleLoader, sample_rng
 from ppvilg.diffusion import DenoisingLoss, TimestepSampler
 from ppvilg.engine import builder, distributed
 from ppvilg.engine.monitor import log_bad_sample
+from ppvilg.engine.samples import draw_prompts, save_pipeline
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge
 from ppvilg.models import expert_index, uniform_boundaries
 
@@ -239,23 +240,20 @@ class DenoiserStage:
 
     def draw(self, step: int):
         """Pictures of the recipe's fixed prompts."""
-        settings = self.recipe.sample
-        if not settings.prompts or self.run.hooks is None:
+        if not self.recipe.sample.prompts:
             return None
         if len(self.unet.loaded_experts) < self.unet.num_experts:
             logger.info("no pictures are drawn: a picture needs all experts, and this rank has %s", self.experts)
             return None
         self._set_training(False)
-        picture = self.run.hooks.draw(self.components(), list(settings.prompts), settings.num_inference_steps,
-                                      settings.guidance_scale, settings.seed)
+        picture = draw_prompts(self.components(), self.recipe.sample)
         self._set_training(True)
         return picture
 
     def export(self, folder: Path) -> None:
         """Save the pipeline with the experts that are here."""
-        if self.run.hooks is not None:
-            with builder.saving_present_experts(self.unet):
-                self.run.hooks.save(self.components(), folder)
+        with builder.saving_present_experts(self.unet):
+            save_pipeline(self.components(), folder)
 
     def export_part(self, folder: Path) -> None:
         """Add the experts of this rank's group to a pipeline folder that the main rank has begun."""

@@ -253,7 +253,7 @@ def status(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
-def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path], hooks=None) -> dict:
+def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path]) -> dict:
     """Validation loss per block with a pipeline's own experts and with some replaced, and pictures of the prompts.
 
     {"before", "after": losses by name, "pictures": two arrays (H, W, 3) uint8 or None}. `recipe` says which validation
@@ -272,7 +272,7 @@ def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path], h
         check_same_model([whole, job])
         if index not in job.experts:
             raise ConfigError(f"{folder} has no expert {index}, only {sorted(job.experts)}")
-    run = Run(recipe, hooks)
+    run = Run(recipe)
     run.output.mkdir(parents=True, exist_ok=True)
     run.prepare_denoising()
     stage = DenoiserStage(run, "experts", run.output / "experts", Path(pipeline))

@@ -3,9 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -34,22 +32,11 @@ _FREE_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "ba
 _ADDED_VISION = {"min_score": 0.5, "synonyms": {}}
 
 
-@dataclass(frozen=True)
-class PipelineHooks:
-    """How components become a pipeline folder and pictures; handed in by the tool, for engine knows no pipeline.
-
-    save(components, folder); draw(components, prompts, num_inference_steps, guidance_scale, seed) -> (H, W, 3) uint8.
-    """
-
-    save: Callable
-    draw: Callable
-
-
 class Run:
     """One recipe and its output folder."""
 
-    def __init__(self, recipe: Recipe, hooks: PipelineHooks | None = None):
-        self.recipe, self.hooks, self.output = recipe, hooks, Path(recipe.output)
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.output = recipe, Path(recipe.output)
         self._recipe_is_kept = False
         builder.check_settings(recipe)
         for name in STAGES:  # all of them now, rather than after the stages before

@@ -22,14 +22,6 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def hooks():
-    from ppvilg.engine import PipelineHooks
-
-    tool = tiny.load_tool("train")
-    return PipelineHooks(save=tool.save_pipeline, draw=tool.draw_prompts)
-
-
-@pytest.fixture(scope="session")
 def make_recipe(world):
     """make_recipe(output, "a.b=value", ...) -> Recipe of the tiny world."""
     from ppvilg.config import load_config
@@ -42,11 +34,11 @@ def make_recipe(world):
 
 
 @pytest.fixture(scope="session")
-def make_run(make_recipe, hooks):
+def make_run(make_recipe):
     """make_run(output, "a.b=value", ...) -> Run of the tiny world with pipelines."""
     from ppvilg.engine import Run
 
-    return lambda output, *overrides: Run(make_recipe(output, *overrides), hooks)
+    return lambda output, *overrides: Run(make_recipe(output, *overrides))
 
 
 @pytest.fixture(scope="session")

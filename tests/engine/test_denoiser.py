@@ -13,7 +13,7 @@ import pytest
 from engine_tiny import newest
 
 from ppvilg.data import ObjectBox, sample_rng
-from ppvilg.engine import CheckpointStore, Run, Trainer, builder
+from ppvilg.engine import CheckpointStore, Run, Trainer, builder, denoiser
 from ppvilg.engine.denoiser import DenoiserStage
 from ppvilg.models import use_tile_upsampling
 
@@ -266,22 +266,22 @@ def test_logs_say_how_it_goes_per_expert(finished):
     assert [file.name for file in (finished / "logs" / "visualdl").iterdir()] == ["vdlrecords.run.log"]
 
 
-def test_pictures_are_drawn_without_dropout(run):
-    """The hook sees every network in evaluation, and the stage trains on afterwards."""
+def test_pictures_are_drawn_without_dropout(run, monkeypatch):
+    """Every network is in evaluation meanwhile, and the stage trains on afterwards."""
     seen = []
 
-    def draw(components, prompts, steps, guidance, seed):
+    def draw(components, settings):
         seen.append([components[name].training for name in ("unet", "text_encoder", "vae")])
         return np.zeros((2, 2, 3), np.uint8)
 
-    hooks, run.hooks = run.hooks, SimpleNamespace(draw=draw)
+    monkeypatch.setattr(denoiser, "draw_prompts", draw)
     run.recipe.sample._set_flag("readonly", False)
     run.recipe.sample.prompts = ["红色背景"]
     try:
         stage = build_stage(run)
         assert stage.draw(1).shape == (2, 2, 3)
     finally:
-        run.hooks, run.recipe.sample.prompts = hooks, []
+        run.recipe.sample.prompts = []
     assert seen == [[False, False, False]]
     assert stage.unet.training and stage.text_encoder.training
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_tiny import ROOT, load_tool
+from engine_tiny import load_tool
 
 from ppvilg.config import ConfigError
 from ppvilg.engine import experts
@@ -210,7 +210,6 @@ def test_status_says_what_is_where_and_what_is_missing(jobs):
 
 def test_a_retrained_expert_is_judged_among_the_others(base, finished, world, tmp_path, capsys, monkeypatch):
     experts.split(base, tmp_path / "copies", 3)
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     arguments = ["experts.py", "validate", "-c", world[2], "-o", f"data.train={world[0]}", "-o",
                  f"data.validation={world[1]}", "-o", "sample.prompts=[红色背景]", "--pipeline", tmp_path / "copies",
                  "--replace", f"1={finished / 'experts'}", "--output", tmp_path / "judged"]

@@ -152,12 +152,12 @@ def test_checkpoints_of_another_recipe_are_refused(make_run, copied, override, s
     assert hash_folder(copied / "checkpoints") == before
 
 
-def test_checkpoints_of_other_data_are_refused(make_recipe, hooks, copied, tmp_path):
+def test_checkpoints_of_other_data_are_refused(make_recipe, copied, tmp_path):
     from engine_tiny import write_pictures
 
     data = write_pictures(tmp_path / "other", 17)
     with pytest.raises(CheckpointError, match="another recipe"):
-        Run(make_recipe(copied, f"data.train={data}"), hooks).run()
+        Run(make_recipe(copied, f"data.train={data}")).run()
 
 
 @pytest.mark.parametrize("override", ["train.experts.steps=9", "train.experts.log_every=1", "data.bad_sample_limit=7",
@@ -185,10 +185,10 @@ def test_recipes_of_earlier_versions_keep_their_checkpoints(make_recipe, tmp_pat
         assert _defining(make_recipe(tmp_path / "out", override), "base") != _defining(recipe, "base"), override
 
 
-def test_data_may_move(make_recipe, hooks, world, copied, tmp_path):
+def test_data_may_move(make_recipe, world, copied, tmp_path):
     shutil.copytree(world[0], tmp_path / "moved")
     before = hash_folder(copied / "experts")
-    Run(make_recipe(copied, f"data.train={tmp_path / 'moved'}"), hooks).run()
+    Run(make_recipe(copied, f"data.train={tmp_path / 'moved'}")).run()
     assert hash_folder(copied / "experts") == before
 
 
