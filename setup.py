@@ -19,6 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.12",  # paddlenlp 2.8 needs tool-helpers, which has no build for 3.12 and later
     packages=find_packages(include=["ppvilg", "ppvilg.*"]),
+    entry_points={"console_scripts": ["ppvilg = ppvilg.commands:main"]},
     package_data={
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),

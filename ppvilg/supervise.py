@@ -1,6 +1,6 @@
 """Runs a training command again until it ends well; no process of a failed attempt is left behind.
 
-    python -m ppvilg.supervise [--restarts 100] [--wait 1] -- \\
+    ppvilg supervise [--restarts 100] [--wait 1] -- \\
         python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...
 
 Paddle's launcher ends all ranks when one is lost and does not start them again (without etcd). Exit codes: 0, the
@@ -157,12 +157,14 @@ def _say(text: str) -> None:
     os.write(2, f"supervise: {text}\n".encode())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="ppvilg supervise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--restarts", type=int, default=100, help="how often the command is started again at most")
     parser.add_argument("--wait", type=float, default=1.0, help="seconds before that")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- command ...")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         parser.error("give the command after --")

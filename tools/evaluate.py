@@ -1,16 +1,11 @@
-"""Evaluate a model: python tools/evaluate.py -c configs/evaluation/objects.yml -o model=emoji64.
-
-The same as `python -m ppvilg.evaluation`, also where ppvilg is not installed.
-"""
-
-from __future__ import annotations
+"""`ppvilg evaluate` from a clone, also where ppvilg is not installed: python tools/evaluate.py --help."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # instead of this folder, whose names other packages have too
 
-from ppvilg.evaluation.__main__ import main  # noqa: E402
+from ppvilg.commands import main  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,83 +1,11 @@
-"""Train from a recipe: `python tools/train.py -c configs/emoji64.yml [-o train.base.steps=1000 ...]`.
+"""`ppvilg train` from a clone, also where ppvilg is not installed: python tools/train.py --help."""
 
-On several ranks: `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`. Run the same command
-again to go on after a stop. SIGTERM and Ctrl-C finish the step, write a checkpoint and end with exit code 75 (a second
-Ctrl-C ends at once); outside of training they end at once with 143 and 130, for nothing would be lost.
-"""
-import argparse
-import logging
-import os
-import signal
+import sys
+from pathlib import Path
 
-from ppvilg.config import ConfigError, load_config
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # instead of this folder, whose names other packages have too
 
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", required=True, help="recipe (YAML)")
-    parser.add_argument("-o", "--override", action="append", default=[], metavar="A.B=VALUE",
-                        help="replace one value of the recipe; may be given many times")
-    return parser.parse_args()
-
-
-def is_main_rank() -> bool:
-    return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
-
-
-def is_one_of_many() -> bool:
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
-
-
-def stop_by_signal() -> None:
-    """Ctrl-C and SIGTERM end the process at once, until training has something to checkpoint."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop_at_once)
-
-
-def stop_at_once(number, frame) -> None:
-    """Nothing half-written is ever used, so that nothing need be tidied up."""
-    if is_main_rank():
-        os.write(2, b"\nstopped: run the same command again to go on where the checkpoints end\n")
-    os._exit(128 + number)
-
-
-def train(recipe) -> str:
-    """All stages of the recipe; gives the folder of the last result."""
-    from ppvilg._runtime import prepare_cpu
-
-    prepare_cpu()
-    from ppvilg.engine import CheckpointError, Run, distributed, stopping
-
-    logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
-                        force=True)  # the libraries leave a handler of their own
-    stop_by_signal()  # again, for Paddle installed a handler that prints a stack
-    distributed.start(recipe.distributed)
-    stopping.install(recipe.distributed.stop_seconds, stop_at_once)
-    try:
-        return Run(recipe).run()
-    except stopping.Stopped as stopped:
-        logging.info("%s", stopped)
-        distributed.barrier()
-        stopping.leave()
-    except (CheckpointError, FloatingPointError) as error:  # their texts say it all
-        raise SystemExit(f"error: {error}") from error
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    stop_by_signal()
-    try:
-        recipe = load_config(arguments.config, arguments.override)
-        result = train(recipe)
-    except (ConfigError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
-    if is_main_rank():
-        print(f"done: {result}")
-    if is_one_of_many():
-        from ppvilg.engine import stopping
-
-        stopping.leave(0)
-
+from ppvilg.commands import main  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
 import json
 import re
 import tarfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -501,10 +500,7 @@ def test_numbers_out_of_range_are_named(tmp_path, arguments):
 
 
 def test_tool_writes_both_splits(tmp_path, monkeypatch, capsys):
-    path = Path(__file__).resolve().parents[2] / "tools" / "prepare_data.py"
-    specification = importlib.util.spec_from_file_location("prepare_data", path)
-    prepare_data = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(prepare_data)
+    prepare_data = importlib.import_module("ppvilg.commands.prepare")
     command = ["prepare_data.py", "--output", str(tmp_path), "--num-samples", "6", "--num-validation", "4"]
     monkeypatch.setattr("sys.argv", command)
     assert prepare_data.main() == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -112,11 +112,8 @@ def write_recipe(path: Path) -> Path:
 
 
 def load_tool(name: str):
-    """tools/<name>.py as a module."""
-    specification = importlib.util.spec_from_file_location(f"ppvilg_tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    """What tools/<name>.py runs."""
+    return importlib.import_module(f"ppvilg.commands.{name}")
 
 
 def newest(output: Path, stage: str) -> dict:

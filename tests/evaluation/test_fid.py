@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppvilg.commands.evaluate import main
 from ppvilg.emoji.prepare import write_dataset
 from ppvilg.evaluation import load_recipe, open_suite
-from ppvilg.evaluation.__main__ import main
 from ppvilg.evaluation.drawing.painter import Painter
 from ppvilg.evaluation.drawing.prompts import choose_prompts, read_prompts
 from ppvilg.evaluation.metrics.features import (

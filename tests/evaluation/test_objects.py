@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppvilg.commands.evaluate import main
 from ppvilg.emoji.scenes import draw_scene
 from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite
 from ppvilg.evaluation.drawing.painter import Painter, picture_seed
@@ -117,7 +117,6 @@ def test_scenes_are_what_prompts_describe(finished):
 
 
 def test_the_tool(model, tmp_path, capsys):
-    main = runpy.run_path(str(ROOT / "tools" / "evaluate.py"))["main"]
     config = str(ROOT / "configs" / "evaluation" / "objects.yml")
     output = tmp_path / "renders"
     overrides = ["sources=[renders]", f"output={output}", "prompts={single: 2, pair: 0, count: 0}"]

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
-import pytest
 from PIL import Image
 
+from ppvilg.commands.export import main as export
+from ppvilg.commands.infer import main as infer
 from ppvilg.pipelines import read_metadata
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-
-@pytest.fixture(scope="module")
-def infer():
-    return runpy.run_path(str(TOOLS / "infer.py"))["main"]
-
-
-def test_pictures_of_a_bundle_are_those_of_its_pipeline(infer, tiny, bundle, tmp_path):
+def test_pictures_of_a_bundle_are_those_of_its_pipeline(tiny, bundle, tmp_path):
     arguments = ["-m", str(bundle), "--prompt", "三只企鹅", "--seed", "4", "--output", str(tmp_path)]
     assert infer([*arguments, "--backend", "cpu"]) == 0
     assert infer([*arguments, "--max-resident-experts", "1"]) == 0
@@ -29,12 +20,11 @@ def test_pictures_of_a_bundle_are_those_of_its_pipeline(infer, tiny, bundle, tmp
     assert [read_metadata(tmp_path / f"0000{i}.png")["backend"] for i in range(2)] == ["cpu", "onednn"]
 
 
-def test_mistakes_are_one_line(infer, bundle, tmp_path, capsys):
+def test_mistakes_are_one_line(bundle, tmp_path, capsys):
     assert infer(["-m", str(bundle), "--backend", "gpu", "--prompt", "猫", "--output", str(tmp_path / "a")]) == 1
     assert "error: backend 'gpu' needs" in capsys.readouterr().err
     assert infer(["-m", "emoji64", "--backend", "cpu", "--prompt", "猫", "--output", str(tmp_path / "a")]) == 1
     assert "--backend is for export bundles" in capsys.readouterr().err
-    export = runpy.run_path(str(TOOLS / "export.py"))["main"]
     assert export(["--model", "emoji64", "--output", str(bundle)]) == 1
     assert f"error: {bundle} is there already" in capsys.readouterr().err
     assert export(["--model", "emoji65", "--output", str(tmp_path / "a")]) == 1

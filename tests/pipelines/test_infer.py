@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import ppvilg
+from ppvilg.commands.infer import main as infer
 from ppvilg.pipelines import ErnieViLG2Pipeline, read_metadata
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "infer.py"
-
-
-@pytest.fixture(scope="module")
-def infer():
-    return runpy.run_path(str(TOOL))["main"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +18,7 @@ def model(components, tmp_path_factory) -> str:
     return str(place)
 
 
-def test_pictures_their_metadata_and_the_grid(infer, model, tmp_path, capsys):
+def test_pictures_their_metadata_and_the_grid(model, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("左边是一只猫\n\n a red car \n", encoding="utf-8")
     output = tmp_path / "pictures"
     arguments = ["-m", model, "--prompt", "三只企鹅", "--prompt-file", str(tmp_path / "prompts.txt"), "--seed", "5"]
@@ -50,7 +41,7 @@ def test_pictures_their_metadata_and_the_grid(infer, model, tmp_path, capsys):
     assert np.abs(difference).max() <= 1
 
 
-def test_second_run_continues_the_numbers(infer, model, tmp_path):
+def test_second_run_continues_the_numbers(model, tmp_path):
     for seed in ("1", "2"):
         arguments = ["-m", model, "--prompt", "三只企鹅", "--seed", seed, "--output", str(tmp_path)]
         assert infer([*arguments, "--scheduler", "euler", "--steps", "3"]) == 0
@@ -60,7 +51,7 @@ def test_second_run_continues_the_numbers(infer, model, tmp_path):
     assert first["scheduler"] == "EulerDiscreteScheduler" and first["num_inference_steps"] == "3"
 
 
-def test_repainting_a_file(infer, model, tmp_path):
+def test_repainting_a_file(model, tmp_path):
     Image.new("RGB", (16, 16), "red").save(tmp_path / "image.png")
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (0, 0, 8, 16))
@@ -71,7 +62,7 @@ def test_repainting_a_file(infer, model, tmp_path):
     assert (pixels[:, 8:] == [255, 0, 0]).all() and not (pixels[:, :8] == [255, 0, 0]).all()
 
 
-def test_mistakes_are_one_line(infer, model, tmp_path, capsys):
+def test_mistakes_are_one_line(model, tmp_path, capsys):
     assert infer(["-m", "emoji65", "--prompt", "三只企鹅", "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith("neither a folder nor a model of the zoo (emoji64)\n")
     assert infer(["-m", model, "--prompt", "三只企鹅", "--style", "水墨", "--output", str(tmp_path)]) == 1

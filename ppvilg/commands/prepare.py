@@ -1,0 +1,40 @@
+"""Render the emoji world: picture-text data with Chinese and English captions and boxes, as tar shards.
+
+Example: python tools/prepare_data.py --output data/emoji64 --num-samples 60000 --num-validation 2000 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ppvilg.emoji.prepare import write_dataset
+
+from .arguments import new_parser
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("prepare", __doc__)
+    parser.add_argument("--output", required=True, type=Path, help="folder for train/ and validation/")
+    parser.add_argument("--num-samples", type=int, default=60000, help="training samples (default: %(default)s)")
+    parser.add_argument("--num-validation", type=int, default=2000, help="validation samples (default: %(default)s)")
+    parser.add_argument("--samples-per-shard", type=int, default=10000, help="per tar file (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--square-share", type=float, default=0.7, help="of pictures 64x64 (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    options = (arguments.seed, arguments.samples_per_shard)
+    for split, num_samples in (("train", arguments.num_samples), ("validation", arguments.num_validation)):
+        if num_samples == 0:
+            continue
+        try:
+            write_dataset(arguments.output / split, num_samples, *options, split, arguments.square_share)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    print(f"data: {arguments.output.resolve()}")
+    return 0
