@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy.stats import binomtest
 
 from ppvilg.emoji.objects import BACKGROUNDS, load_objects
 from ppvilg.emoji.render import draw_glyph, render
 from ppvilg.emoji.scenes import Scene, sample_scene
-from ppvilg.evaluation.metrics.intervals import share
 
 from .detector import Detector, Finding
 from .spoiling import REJECTED_BLUR, SPOILERS, can_spoil
@@ -49,6 +49,15 @@ def overlap(first: Sequence[float], second: Sequence[float]) -> float:
     shared = max(width, 0.0) * max(height, 0.0)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
     return shared / (areas - shared)
+
+
+def share(outcomes: Sequence[bool]) -> dict:
+    """{"mean", "interval", "count"}: share of True with Wilson's 95 % interval; both None without outcomes."""
+    if not outcomes:
+        return {"mean": None, "interval": None, "count": 0}
+    right, count = sum(outcomes), len(outcomes)
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    return {"mean": right / count, "interval": [float(bound) for bound in interval], "count": count}
 
 
 def measure_detector(detector: Detector, scenes: int, seed: int) -> dict:

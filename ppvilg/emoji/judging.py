@@ -1,15 +1,13 @@
-"""Does a picture show what its prompt asks for? Verdicts from what the detector found, and tables of them."""
+"""Does a picture show what its prompt asks for? Verdicts from what the detector found."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ppvilg.data import ObjectBox
-from ppvilg.evaluation.metrics.intervals import share
 
 from .detector import Finding
 
@@ -75,71 +73,3 @@ def stands(relation: str, first: ObjectBox, second: ObjectBox) -> bool:
     offset = np.array([(second.box[i] + second.box[i + 2] - first.box[i] - first.box[i + 2]) / 2 for i in (0, 1)])
     along = sign * offset[axis]
     return bool(along >= SMALLEST_OFFSET and along >= LARGEST_SLANT * np.hypot(*offset))
-
-
-def tables(prompts: Sequence[dict], verdicts: Sequence[Sequence[Verdict]], resamples: int) -> dict:
-    """Shares with intervals per kind and criterion, per object and kind, and what was most often found instead.
-
-    verdicts[i] are those of the pictures of prompts[i]; a prompt is one unit of the bootstrap.
-    """
-    kinds: dict[str, dict] = {}
-    for kind, names in CRITERIA.items():
-        chosen = [entries for prompt, entries in zip(prompts, verdicts) if prompt["kind"] == kind]
-        if chosen:
-            kinds[kind] = {
-                name: share([np.mean([entry.criteria[name] for entry in entries]) for entries in chosen], resamples)
-                for name in names
-            }
-    return {"kinds": kinds, "objects": by_object(prompts, verdicts), "mistakes": mistakes(verdicts)}
-
-
-def by_object(prompts: Sequence[dict], verdicts: Sequence[Sequence[Verdict]]) -> dict:
-    """Per label and kind: number of pictures that ask for it, share in which it is found, share all right."""
-    counts: dict[str, dict[str, np.ndarray]] = {}
-    for prompt, entries in zip(prompts, verdicts):
-        for label in dict.fromkeys(item["label"] for item in prompt["objects"]):
-            cell = counts.setdefault(label, {}).setdefault(prompt["kind"], np.zeros(3))
-            for entry in entries:
-                cell += (1, label in entry.found, entry.right)
-    return {
-        label: {
-            kind: {"count": int(cell[0]), "found": cell[1] / cell[0], "right": cell[2] / cell[0]}
-            for kind, cell in kinds.items()
-        }
-        for label, kinds in sorted(counts.items())
-    }
-
-
-def mistakes(verdicts: Sequence[Sequence[Verdict]], most: int = 20) -> list[dict]:
-    """The most frequent differences between what was asked and what was found, in labels."""
-    counter: Counter = Counter()
-    for entry in (entry for entries in verdicts for entry in entries):
-        asked, found = Counter(entry.asked), Counter(entry.found)
-        if asked != found:
-            counter[tuple(sorted((asked - found).elements())), tuple(sorted((found - asked).elements()))] += 1
-    return [{"missing": list(a), "instead": list(b), "count": n} for (a, b), n in counter.most_common(most)]
-
-
-def markdown(results: dict[str, dict]) -> str:
-    """One table of every source's shares in percent, with 95 % intervals: results[source] = `tables(...)`."""
-    lines = ["| pictures | kind | prompts | criterion | right, % | 95 % interval |", "|---|---|---|---|---|---|"]
-    for source, table in results.items():
-        for kind, criteria in table["kinds"].items():
-            for name, value in criteria.items():
-                low, high = (f"{100 * bound:.1f}" for bound in value["interval"])
-                mean = f"{100 * value['mean']:.1f}"
-                lines.append(f"| {source} | {kind} | {value['count']} | {name} | {mean} | {low} to {high} |")
-    return "\n".join(lines)
-
-
-def markdown_by_object(table: dict) -> str:
-    """Per object: pictures that ask for it, share in which it is found and share all right, in percent, per kind."""
-    header = "| object | " + " | ".join(f"{kind}: n, found, right" for kind in CRITERIA) + " |"
-    lines = [header, "|---" * (1 + len(CRITERIA)) + "|"]
-    for label, kinds in table["objects"].items():
-        cells = []
-        for kind in CRITERIA:
-            cell = kinds.get(kind)
-            cells.append(f"{cell['count']}, {100 * cell['found']:.0f}, {100 * cell['right']:.0f}" if cell else "")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

@@ -1,7 +1,6 @@
 """Evaluation: a detector of the emoji world, and how often pictures show what held-out prompts ask for."""
 
 from .drawing.folder import PictureFolder, geneval_metadata
-from .metrics.intervals import bootstrap_interval
 from .suite import SUITES, load_recipe, open_suite
 from .suites.objects import ObjectsRecipe, ObjectsSuite
 
@@ -10,7 +9,6 @@ __all__ = [
     "ObjectsRecipe",
     "ObjectsSuite",
     "PictureFolder",
-    "bootstrap_interval",
     "geneval_metadata",
     "load_recipe",
     "open_suite",

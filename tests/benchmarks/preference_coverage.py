@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ppvilg.evaluation.human.preference import clustered_interval
+from ppvilg.evaluation.metrics.intervals import share_interval
 
 OUTCOMES = np.array([[1.0, 0, 0, 1.0], [0, 1.0, 0, 0.5], [0, 0, 1.0, 0]])  # answer -> first, tie, second, score
 VILG300_CLASSES = (36, 24, 23, 23, 22, 20, 19, 18, 18, 16, 16, 16, 16, 14, 10, 9)
@@ -46,7 +46,7 @@ def coverage(preferences: np.ndarray, sizes: tuple[int, ...], voters: int, samen
     for _ in range(studies):
         values = simulate_study(rng, preferences, sizes, voters, sameness)
         for column in range(4):
-            low, high = clustered_interval(values[:, column], strata)
+            low, high = share_interval(values[:, column], strata)
             hits[column] += low <= wanted[column] <= high
     return hits / studies
 

@@ -1,4 +1,4 @@
-"""Verdicts on made-up findings, and tables of them."""
+"""Verdicts on made-up findings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from ppvilg.data import ObjectBox
 from ppvilg.emoji.detector import Finding
-from ppvilg.emoji.judging import judge, markdown, markdown_by_object, stands, tables
+from ppvilg.emoji.judging import judge, stands
 
 
 def at(label: str, x: float, y: float, size: float = 32, score: float = 0.9) -> ObjectBox:
@@ -94,21 +94,3 @@ def test_relations(offset, relations):
 def test_unknown_kind():
     with pytest.raises(ValueError, match="'many' is not one of single, pair, count"):
         judge(prompt("many", ["猫"]), finding())
-
-
-def test_tables_count_prompts_and_average_their_pictures():
-    prompts = [prompt("single", ["猫"]), prompt("single", ["狗"]), prompt("count", ["狗", "狗"])]
-    cat, dog, dogs = at("猫", 32, 32), at("狗", 32, 32), (at("狗", 16, 32), at("狗", 48, 32))
-    findings = [[finding(cat), finding(dog)], [finding(dog), finding(dog)], [finding(*dogs), finding(dog)]]
-    verdicts = [[judge(asked, found) for found in row] for asked, row in zip(prompts, findings)]
-    result = tables(prompts, verdicts, resamples=500)
-    assert set(result["kinds"]) == {"single", "count"}
-    single = result["kinds"]["single"]["object"]
-    assert (single["mean"], single["count"]) == (0.75, 2) and single["interval"] == [0.5, 1.0]
-    assert result["kinds"]["count"]["kind"]["mean"] == 1.0 and result["kinds"]["count"]["number"]["mean"] == 0.5
-    assert result["objects"]["猫"] == {"single": {"count": 2, "found": 0.5, "right": 0.5}}
-    assert result["objects"]["狗"]["count"] == {"count": 2, "found": 1.0, "right": 0.5}
-    wrong = {(tuple(entry["missing"]), tuple(entry["instead"])): entry["count"] for entry in result["mistakes"]}
-    assert wrong == {(("猫",), ("狗",)): 1, (("狗",), ()): 1}
-    assert "| model | single | 2 | object | 75.0 | 50.0 to 100.0 |" in markdown({"model": result}).splitlines()
-    assert "| 狗 | 2, 100, 100 |  | 2, 100, 50 |" in markdown_by_object(result).splitlines()

@@ -132,7 +132,7 @@ def test_ernie_vil(ernie_vil):
 
 
 def recipe_for(output: Path, ernie_vil: Path, **changes) -> ClipScoreRecipe:
-    settings = {"scorer": "ernie_vil", "weights": str(ernie_vil), "num_inference_steps": 2, "bootstrap_resamples": 50}
+    settings = {"scorer": "ernie_vil", "weights": str(ernie_vil), "num_inference_steps": 2}
     return ClipScoreRecipe(output=str(output), **{**settings, **changes})
 
 
@@ -203,6 +203,6 @@ def test_what_is_refused(finished, ernie_vil, tmp_path):
 
 def test_prompts_are_the_units():
     prompts = [{"number": 0}, {"number": 0}, {"number": 1}]
-    results = summarise(prompts, np.array([0.2, 0.4, -0.5]), 100)
+    results = summarise(prompts, np.array([0.2, 0.4, -0.5]))
     assert results["cosine"]["count"] == 2 and results["cosine"]["mean"] == pytest.approx(-0.1)
     assert results["clip_score"]["mean"] == pytest.approx(2.5 * 0.3 / 2)

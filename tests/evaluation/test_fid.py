@@ -26,7 +26,7 @@ from ppvilg.evaluation.metrics.features import (
     build_network,
     extract,
 )
-from ppvilg.evaluation.suites.fid import FidRecipe, FidSuite, describe
+from ppvilg.evaluation.suites.fid import FidRecipe, FidSuite, table_rows
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 COUNT = 24
@@ -334,5 +334,6 @@ def test_prompts(tmp_path, reference):
 
 
 def test_how_numbers_are_written():
-    assert describe({"value": 12.345, "interval": [11.0, 13.0]}) == "12.35 [11.00, 13.00]"
-    assert describe({"value": 0.01234, "interval": None}) == "0.01234"
+    fid, kid = {"value": 12.345, "interval": [11, 13]}, {"value": 0.01234, "interval": None}
+    row = {"guidance_scale": 2, "fid": fid, "kid": kid}
+    assert table_rows([row]) == (["guidance", "fid", "kid"], [["2", "12.35 (11.00 to 13.00)", "0.01234"]])

@@ -23,7 +23,7 @@ PROMPTS = {"single": 12, "pair": 2, "count": 2}
 
 
 def recipe_for(model: str, output: Path, **changes) -> ObjectsRecipe:
-    settings = {"num_inference_steps": 2, "prompts": PROMPTS, "bootstrap_resamples": 50, "batch_size": 8}
+    settings = {"num_inference_steps": 2, "prompts": PROMPTS, "batch_size": 8}
     return ObjectsRecipe(output=str(output), model=model, **{**settings, **changes})
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppvilg.evaluation.human.preference import clustered_interval, krippendorff_alpha, rates, summarize
+from ppvilg.evaluation.human.preference import krippendorff_alpha, rates, summarize
 from ppvilg.evaluation.human.votes import Vote, read_votes
+from ppvilg.evaluation.metrics.intervals import share_interval
 from ppvilg.evaluation.suite import open_suite
 
 HERE = Path(__file__).resolve()
@@ -47,7 +48,7 @@ def test_treating_votes_as_independent_would_not_cover():
     rng, preferences, hits = np.random.default_rng(3), np.array([[0.6, 0.2, 0.2]]), 0
     for _ in range(300):
         values = simulation["simulate_study"](rng, preferences, (36,), 5, 0.6)[:, 0]
-        low, high = clustered_interval(np.repeat(values.round(), 5))
+        low, high = share_interval(np.repeat(values.round(), 5))
         hits += low <= 0.6 <= high
     assert hits / 300 < 0.9
 
@@ -57,21 +58,6 @@ def test_more_voters_of_the_same_mind_make_nothing_surer():
     crowd = [dict.fromkeys("abcde", unit["a"]) for unit in units]
     assert rates(units)["score"] == rates(crowd)["score"]
     assert rates(crowd)["votes"] == 30
-
-
-def test_intervals_at_the_edges():
-    low, high = clustered_interval([1.0] * 30)
-    assert high == 1.0 and 0.8 < low < 0.95
-    assert clustered_interval([0.5]) == (0.0, 1.0)
-    low, high = clustered_interval([0.0, 1.0] * 200)  # Wilson's interval of 200 of 400 is 0.4512 to 0.5488
-    assert (low, high) == pytest.approx((0.4512, 0.5488), abs=5e-4)
-    differing = [0.1, 0.2] * 10 + [0.8, 0.9] * 10  # two classes that differ: their shares are fixed, not drawn
-    wide, narrow = clustered_interval(differing), clustered_interval(differing, [0] * 20 + [1] * 20)
-    assert narrow[1] - narrow[0] < 0.3 * (wide[1] - wide[0])
-    assert clustered_interval(differing, [0] * 39 + [1]) == wide  # a class of one prompt tells no spread
-    for wrong in ([], [1.2], [float("nan")]):
-        with pytest.raises(ValueError, match="numbers from 0 to 1"):
-            clustered_interval(wrong)
 
 
 # ---- agreement ----

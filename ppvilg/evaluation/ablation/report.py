@@ -7,6 +7,7 @@ from typing import Any
 
 from ..drawing.folder import write_whole
 from ..reporting.html import Report, _svg
+from ..reporting.markdown import table, value_text
 from ..reporting.protocol import REPORT
 from .loss import block_edges
 
@@ -25,11 +26,7 @@ def label(family: str, entry: dict) -> str:
 
 def value(entry: dict, digits: int = 2) -> str:
     """`3.10 (2.95 to 3.25)`; without an interval where there was one seed."""
-    mean = f"{entry['mean']:.{digits}f}"
-    if entry["interval"] is None:
-        return mean
-    low, high = (f"{bound:.{digits}f}" for bound in entry["interval"])
-    return f"{mean} ({low} to {high})"
+    return value_text(entry["mean"], entry["interval"], digits)
 
 
 def header(report: dict) -> list[str]:
@@ -76,13 +73,9 @@ def markdown(report: dict) -> str:
     """Both tables of both families."""
     parts = []
     for family in report["results"]:
-        parts += [family, _table(header(report), rows(report, family))]
-        parts += [f"{family}: denoising loss", _table(loss_header(report), loss_rows(report, family))]
+        parts += [family, table(header(report), rows(report, family))]
+        parts += [f"{family}: denoising loss", table(loss_header(report), loss_rows(report, family))]
     return "\n\n".join(parts)
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
 def curves(report: dict) -> Any:
@@ -126,7 +119,7 @@ def write_report(output: Path, report: dict) -> None:
     page.paragraph(
         "Means over guidance scales and seeds; 95 % intervals by Student's t over seeds. Differences are paired by "
         "seed: arms of one seed saw the same samples and draw from the same noise. Intervals of the prompts with "
-        "everything right are bootstrap intervals over prompts: how far other prompts would have changed them."
+        "everything right are intervals over prompts: how far other prompts would have changed them."
     )
     for family in report["results"]:
         page.heading(family.capitalize())

@@ -102,7 +102,6 @@ class AblationRecipe:
     alignment: str = "all"  # "all" the prompt asks for, or "criteria": mean over the single demands
     loss_scenes: int = 400  # real scenes of the prompts on which the loss is measured
     loss_blocks: int = 5  # equal blocks of timesteps it is reported for, whatever the experts are
-    bootstrap_resamples: int = 2000
     detector: str | None = None
     picture_seed: int = 0
     batch_size: int = 32
@@ -120,7 +119,7 @@ class AblationRecipe:
         if not self.experts or min(self.experts) < 1:
             raise ValueError(f"experts={self.experts}: needs numbers from 1")
         counts = ("base_steps", "steps", "num_inference_steps", "batch_size", "parallel", "loss_scenes", "loss_blocks")
-        for name in (*counts, "bootstrap_resamples"):
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         unknown = [kind for kind in self.prompts if kind not in CRITERIA]

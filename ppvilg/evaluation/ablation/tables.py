@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..metrics.intervals import bootstrap_interval
-
-
-def student_interval(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
-    """Interval of the mean of independent runs by Student's t; None for one run, which tells no spread."""
-    from scipy.stats import t as student
-
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
-        return None
-    half = student.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return [float(values.mean() - half), float(values.mean() + half)]
+from ..metrics.intervals import difference_interval, mean_interval, share_interval
 
 
 def mean_over_seeds(values: Sequence[float]) -> dict:
     """{"mean", "interval", "values"}."""
-    return {"mean": float(np.mean(values)), "interval": student_interval(values), "values": list(map(float, values))}
+    interval = mean_interval(values)
+    return {"mean": float(np.mean(values)), "interval": interval and list(interval), "values": list(map(float, values))}
 
 
 def table_of(arms: Sequence[Any], cells: Sequence[dict], recipe: Any) -> list[dict]:
@@ -31,7 +21,7 @@ def table_of(arms: Sequence[Any], cells: Sequence[dict], recipe: Any) -> list[di
 
     Differences are taken seed by seed, for all arms of a seed see the same samples: of FID and alignment, each the mean
     over all guidance scales, so that no scale is picked after the fact. "right" is the share of prompts with everything
-    right and its difference to the first arm's, in percent, with 95 % bootstrap intervals over prompts: how far other
+    right and its difference to the first arm's, in percent, with 95 % intervals over prompts: how far other
     prompts would have changed them, where the intervals over seeds tell of other trainings.
     """
     entries, right_of_first = [], None
@@ -52,18 +42,17 @@ def table_of(arms: Sequence[Any], cells: Sequence[dict], recipe: Any) -> list[di
         entry["difference_to_first"] = {
             name: mean_over_seeds(np.subtract(values, first[name]["values"])) for name, values in by_seed.items()
         }
-        resamples = recipe.bootstrap_resamples
-        right = 100 * np.mean([cell["right"] for cell in own], axis=0)  # (prompts,)
+        right = np.mean([cell["right"] for cell in own], axis=0)  # (prompts,)
         right_of_first = right if right_of_first is None else right_of_first
-        entry["right"] = over_prompts(right, resamples)
-        entry["right_difference_to_first"] = over_prompts(right - right_of_first, resamples)
+        entry["right"] = over_prompts(right, share_interval)
+        entry["right_difference_to_first"] = over_prompts(right - right_of_first, difference_interval)
         entries.append(entry)
     return entries
 
 
-def over_prompts(values: np.ndarray, resamples: int) -> dict:
-    """{"mean", "interval"} of one number per prompt."""
-    return {"mean": float(np.mean(values)), "interval": list(bootstrap_interval(values, resamples=resamples))}
+def over_prompts(values: np.ndarray, interval: Callable) -> dict:
+    """{"mean", "interval"} in percent of one number per prompt."""
+    return {"mean": 100 * float(np.mean(values)), "interval": [100 * bound for bound in interval(values)]}
 
 
 def losses_of(arms: Sequence[Any], measured: Sequence[dict]) -> list[dict]:

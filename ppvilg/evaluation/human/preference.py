@@ -7,49 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..metrics.intervals import share_interval
 from .votes import CRITERIA, OUTCOMES, Vote
 
 SCORE = {"first": 1.0, "tie": 0.5, "second": 0.0}
-
-
-def clustered_interval(
-    values: Sequence[float], strata: Sequence[int] | None = None, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of the mean of `values` in [0, 1], one value per independent unit: the mean of a pair's votes.
-
-    Wilson's (1927) score interval at the effective sample size p (1 - p) / SE^2, with Student's t for the normal
-    quantile, as surveys do (Korn and Graubard 1998; Dean and Pagano 2015). SE comes from the differences between pairs
-    alone, so that however many voters judge one pair they count as one unit. strata: class of each value, whose share
-    is fixed by design; then differences between classes do not count (used when every class has two values or more).
-    Where SE is 0 the effective size is the number of values. ValueError: values that are no rates.
-    """
-    from scipy.stats import t as student
-
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"an interval of a rate needs numbers from 0 to 1, got {values[:5].tolist()}")
-    count, mean = len(values), float(values.mean())
-    if count == 1:
-        return 0.0, 1.0
-    variance, freedom = _variance_of_mean(values, strata)
-    spread = mean * (1 - mean)
-    size = spread / variance if variance > 1e-12 and spread > 0 else float(count)
-    square = student.ppf((1 + confidence) / 2, freedom) ** 2
-    centre = (mean + square / (2 * size)) / (1 + square / size)
-    half = np.sqrt(square * (spread / size + square / (4 * size**2))) / (1 + square / size)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
-
-
-def _variance_of_mean(values: np.ndarray, strata: Sequence[int] | None) -> tuple[float, int]:
-    """(squared standard error of the mean, degrees of freedom)."""
-    count = len(values)
-    if strata is not None:
-        _, numbers, sizes = np.unique(np.asarray(strata), return_inverse=True, return_counts=True)
-        if sizes.min() > 1:
-            centred = values - (np.bincount(numbers, values) / sizes)[numbers]
-            within = np.bincount(numbers, centred**2) / (sizes - 1)  # variance of each class
-            return float((sizes * within).sum() / count**2), count - len(sizes)
-    return float(values.var(ddof=1) / count), count - 1
 
 
 def krippendorff_alpha(ratings: Sequence[Mapping[str, str]]) -> float | None:
@@ -108,7 +69,7 @@ def rates(units: Sequence[Mapping[str, str]], strata: Sequence[int] | None = Non
             np.mean([SCORE[answer] if name == "score" else float(answer == name) for answer in unit.values()])
             for unit in units
         ]
-        result[name] = {"mean": float(np.mean(values)), "interval": list(clustered_interval(values, strata))}
+        result[name] = {"mean": float(np.mean(values)), "interval": list(share_interval(values, strata))}
     return result
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reporting.html import Report
+from ..reporting.markdown import table, value_text
 from ..reporting.protocol import REPORT
 from .votes import CRITERIA
 
@@ -16,12 +17,9 @@ CAPTION = (
 )
 
 
-def percent(value: dict, interval: bool = True) -> str:
+def percent(value: dict) -> str:
     """`61.2 (55.0 to 67.1)`."""
-    if value["mean"] is None:
-        return ""
-    low, high = (f"{100 * bound:.1f}" for bound in value["interval"])
-    return f"{100 * value['mean']:.1f}" + (f" ({low} to {high})" if interval else "")
+    return value_text(value["mean"], value["interval"], 1, 100)
 
 
 def rows(report: dict, criterion: str) -> list[list]:
@@ -44,9 +42,7 @@ def markdown(report: dict) -> str:
     """One table per criterion with 95 % intervals, and the voters' agreement."""
     parts = []
     for criterion in CRITERIA:
-        lines = [header(report), ["---"] * 7, *rows(report, criterion)]
-        table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-        parts.append(f"{criterion}\n\n{table}\n\n{agreement(report, criterion)}")
+        parts += [criterion, table(header(report), rows(report, criterion)), agreement(report, criterion)]
     return "\n\n".join(parts)
 
 

@@ -26,9 +26,10 @@ from ..drawing.painter import Painter
 from ..drawing.prompts import choose_prompts, read_prompts
 from ..metrics.features import Pictures
 from ..metrics.inception import weights_sha256
-from ..metrics.intervals import share
+from ..metrics.intervals import average
 from ..metrics.torch_file import read_torch_weights
 from ..reporting.html import Report
+from ..reporting.markdown import interval_text, table
 from ..reporting.protocol import REPORT, about, open_output, write_results
 from .fid import scale_name
 
@@ -232,12 +233,11 @@ class ClipScoreRecipe:
     batch_size: int = 16
     processes: int = 1  # that draw at once
     scorer_batch_size: int = 32
-    bootstrap_resamples: int = 2000
 
     def __post_init__(self) -> None:
         if self.scorer not in SCORERS and self.scorer != MISSING:
             raise ValueError(f"scorer={self.scorer!r} is not one of {', '.join(SCORERS)}")
-        for name in ("count", "batch_size", "processes", "scorer_batch_size", "bootstrap_resamples"):
+        for name in ("count", "batch_size", "processes", "scorer_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.pictures is None and self.prompts is None:
@@ -286,7 +286,7 @@ class ClipScoreSuite:
             hint = "" if self.painter is None else "; remove it to have it drawn again"
             raise ValueError(f"{error}{hint}") from error
         report = {**about("clipscore", self.recipe, self._hashes()), "generated": self._generated(folder)}
-        report["results"] = summarise(prompts, cosines, self.recipe.bootstrap_resamples)
+        report["results"] = summarise(prompts, cosines)
         write_results(self.output, report)
         self._write_scores(pictures, texts, cosines)
         self._write_page(report, pictures, texts, cosines)
@@ -309,21 +309,13 @@ class ClipScoreSuite:
 
     def summary(self, report: dict) -> str:
         """Cosine and score with their intervals."""
-        lines = ["| | mean | 95 % interval | prompts |", "|---|---|---|---|"]
-        for name, entry in report["results"].items():
-            low, high = entry["interval"]
-            lines.append(f"| {name} | {entry['mean']:.4f} | {low:.4f} to {high:.4f} | {entry['count']} |")
-        return "\n".join(lines)
+        return table(HEADER, rows(report["results"]))
 
     def _write_page(self, report: dict, pictures: Pictures, texts: Sequence[str], cosines: np.ndarray) -> None:
         recipe, page = self.recipe, Report(f"clipscore: {self.recipe.pictures or self.recipe.model}")
-        rows = [
-            [name, f"{entry['mean']:.4f}", " to ".join(f"{bound:.4f}" for bound in entry["interval"]), entry["count"]]
-            for name, entry in report["results"].items()
-        ]
-        page.table(["", "mean", "95 % interval", "prompts"], rows)
+        page.table(HEADER, rows(report["results"]))
         scale = scale_name(report["generated"].get("guidance_scale"))
-        page.paragraph(f"Measured by {recipe.scorer}, {recipe.weights}; guidance {scale}. Intervals resample prompts.")
+        page.paragraph(f"Measured by {recipe.scorer}, {recipe.weights}; guidance {scale}. Intervals are over prompts.")
         page.plot(histogram_figure(cosines), "Cosines of pictures with their prompts, and their mean.")
         order = np.argsort(-cosines)
         for title, chosen in (("Highest", order[:SHOWN]), ("Lowest", order[::-1][:SHOWN])):
@@ -351,14 +343,25 @@ def pair(pictures: Pictures, prompts: Sequence[dict]) -> list[dict]:
     return [{**prompts[number], "number": number} for number in numbers]
 
 
-def summarise(prompts: Sequence[dict], cosines: np.ndarray, resamples: int) -> dict:
-    """Means over prompts of the cosine and of CLIPScore, with bootstrap intervals; a prompt is one unit."""
+def summarise(prompts: Sequence[dict], cosines: np.ndarray) -> dict:
+    """Means over prompts of the cosine and of CLIPScore, with intervals; a prompt is one unit."""
     by_prompt: dict[int, list[float]] = {}
     for prompt, value in zip(prompts, cosines):
         by_prompt.setdefault(prompt["number"], []).append(float(value))
     cosine = [float(np.mean(values)) for values in by_prompt.values()]
     score = [float(np.mean(WEIGHT * np.maximum(values, 0))) for values in by_prompt.values()]
-    return {"cosine": share(cosine, resamples), "clip_score": share(score, resamples)}
+    return {"cosine": average(cosine), "clip_score": average(score)}
+
+
+HEADER = ("", "mean", "95 % interval", "prompts")
+
+
+def rows(results: dict) -> list[list]:
+    """Lines under HEADER."""
+    return [
+        [name, f"{entry['mean']:.4f}", interval_text(entry["interval"], 4), entry["count"]]
+        for name, entry in results.items()
+    ]
 
 
 def histogram_figure(cosines: np.ndarray) -> Any:

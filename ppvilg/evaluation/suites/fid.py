@@ -27,6 +27,7 @@ from ..metrics.features import (
     feature_protocol,
 )
 from ..reporting.html import Report
+from ..reporting.markdown import table, value_text
 from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
 
 KEPT = "reference.npz"
@@ -223,27 +224,18 @@ class FidSuite:
 
     def summary(self, report: dict) -> str:
         """One row per guidance scale."""
-        names = [name for name in NUMBERS if name in report["results"][0]]
-        lines = ["| guidance | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
-        for row in report["results"]:
-            cells = [scale_name(row["guidance_scale"]), *(describe(row[name]) for name in names)]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        return table(*table_rows(report["results"]))
 
     # ---- report.html ----
 
     def _write_page(self, report: dict, generated: np.ndarray, reference: Statistics, pictures: Pictures) -> None:
         page = Report(f"fid: {self.recipe.pictures or self.recipe.model}")
-        names = [name for name in NUMBERS if name in report["results"][0]]
-        rows = [
-            [scale_name(row["guidance_scale"]), *(describe(row[name]) for name in names)] for row in report["results"]
-        ]
-        page.table(["guidance", *names], rows)
+        page.table(*table_rows(report["results"]))
         page.paragraph(
             f"{self.recipe.count} generated pictures against {reference.protocol['count']}; in brackets 95 % intervals"
             " for other pictures of the same model. FID falls as the number of pictures grows: compare equal ones."
         )
-        if len(rows) > 1:
+        if len(report["results"]) > 1:
             page.plot(sweep_figure(report["results"]), "Over guidance scales.")
         page.heading("Generated")
         first = range(min(SHOWN, len(pictures)))
@@ -285,16 +277,17 @@ def scale_name(scale: Any) -> str:
     return "-".join(f"{float(each):g}" for each in (scale if isinstance(scale, Sequence) else [scale]))
 
 
-def describe(entry: dict) -> str:
-    """12.34 [12.01, 12.67]"""
-    digits = 3 if abs(entry["value"]) < 10 else 2
-    if abs(entry["value"]) < 0.1:
-        digits = 5
-    text = f"{entry['value']:.{digits}f}"
-    if entry["interval"] is None:
-        return text
-    low, high = entry["interval"]
-    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+def table_rows(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table: one row per guidance scale."""
+    names = [name for name in NUMBERS if name in results[0]]
+    rows = [[scale_name(row["guidance_scale"]), *(_number(row[name]) for name in names)] for row in results]
+    return ["guidance", *names], rows
+
+
+def _number(entry: dict) -> str:
+    """12.34 (12.01 to 12.67); smaller numbers with more digits."""
+    size = abs(entry["value"])
+    return value_text(entry["value"], entry["interval"], 2 if size >= 10 else 3 if size >= 0.1 else 5)
 
 
 def sweep_figure(rows: Sequence[dict]) -> Any:

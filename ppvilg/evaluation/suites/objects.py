@@ -19,7 +19,7 @@ from PIL import Image
 
 from ppvilg.emoji.captions import held_out_prompts
 from ppvilg.emoji.detector import Detector, detector_sha256, to_input
-from ppvilg.emoji.judging import CRITERIA, Verdict, judge, markdown, markdown_by_object, tables
+from ppvilg.emoji.judging import CRITERIA, Verdict, judge
 from ppvilg.emoji.objects import font_sha256
 from ppvilg.emoji.render import render
 from ppvilg.emoji.scenes import Scene, draw_scene
@@ -27,8 +27,10 @@ from ppvilg.emoji.scenes import Scene, draw_scene
 from ..drawing.folder import PictureFolder, write_whole
 from ..drawing.painter import Painter, draw_missing, picture_seed
 from ..reporting.html import Report
+from ..reporting.markdown import table
 from ..reporting.protocol import REPORT, about, open_output
 from ..reporting.sheets import contact_sheet, write_blind_sheets
+from .object_tables import HEADER, HEADER_BY_OBJECT, rows, rows_by_object, tables
 
 SOURCES = ("model", "reconstruction", "renders")
 
@@ -52,7 +54,6 @@ class ObjectsRecipe:
     scheduler: str | None = None  # None: the model's own
     batch_size: int = 16
     processes: int = 1  # that draw at once
-    bootstrap_resamples: int = 2000
     blind_pictures: int = 60
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class ObjectsRecipe:
         unknown = [kind for kind in self.prompts if kind not in CRITERIA]
         if unknown or not any(self.prompts.values()) or min(self.prompts.values()) < 0:
             raise ValueError(f"prompts={dict(self.prompts)}: use how many of {', '.join(CRITERIA)}")
-        counts = ("images_per_prompt", "batch_size", "processes", "bootstrap_resamples", "num_inference_steps")
+        counts = ("images_per_prompt", "batch_size", "processes", "num_inference_steps")
         for name in counts if self.num_inference_steps is not None else counts[:-1]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -112,21 +113,21 @@ class ObjectsSuite:
                 [judge(prompt, finding) for finding in findings[i * per_prompt : (i + 1) * per_prompt]]
                 for i, prompt in enumerate(self.prompts)
             ]
-            results[source] = tables(self.prompts, verdicts, self.recipe.bootstrap_resamples)
+            results[source] = tables(self.prompts, verdicts)
             self._write_verdicts(source, verdicts)
             self._write_sheets(source, pictures, verdicts)
         report = {**self._about(), "results": results}
         write_whole(self.output / "results.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-        text = markdown(results) + "".join(
-            f"\n\n{source}, by object:\n\n{markdown_by_object(table)}" for source, table in results.items()
-        )
-        write_whole(self.output / "results.md", text + "\n")
+        parts = [self.summary(report)]
+        for source, found in results.items():
+            parts += [f"{source}, by object:", table(HEADER_BY_OBJECT, rows_by_object(found))]
+        write_whole(self.output / "results.md", "\n\n".join(parts) + "\n")
         self._write_page(report)
         return report
 
     def summary(self, report: dict) -> str:
         """One table of every source."""
-        return markdown(report["results"])
+        return table(HEADER, rows(report["results"]))
 
     def draw(self, source: str) -> list[Image.Image]:
         """All pictures of a source, drawing those that are not there yet; in the order of the prompts."""
@@ -193,23 +194,14 @@ class ObjectsSuite:
     def _write_page(self, report: dict) -> None:
         """report.html: the table of every source, then its contact sheets and its objects."""
         page = Report(f"objects: {self.recipe.model}")
-        rows = [
-            [source, kind, value["count"], name, f"{100 * value['mean']:.1f}", _interval(value)]
-            for source, table in report["results"].items()
-            for kind, criteria in table["kinds"].items()
-            for name, value in criteria.items()
-        ]
-        page.table(["pictures", "kind", "prompts", "criterion", "right, %", "95 % interval"], rows)
-        for source, table in report["results"].items():
+        page.table(HEADER, rows(report["results"]))
+        for source, found in report["results"].items():
             page.heading(source)
-            for kind in table["kinds"]:
+            for kind in found["kinds"]:
                 page.paragraph(f"{kind}: green frames where everything is right, numbers are those of the prompts")
                 with Image.open(self.output / f"sheet_{source}_{kind}.png") as sheet:
                     page.sheet(sheet)
-            cells = [
-                [label, *(_cell(kinds.get(kind)) for kind in CRITERIA)] for label, kinds in table["objects"].items()
-            ]
-            page.table(["object", *(f"{kind}: pictures, found, right (%)" for kind in CRITERIA)], cells)
+            page.table(HEADER_BY_OBJECT, rows_by_object(found))
         page.heading("Protocol")
         page.data({key: report[key] for key in ("protocol", "drawn_with", "versions", "hashes") if key in report})
         page.write(self.output / REPORT)
@@ -224,10 +216,3 @@ class ObjectsSuite:
         drawn = {"drawn_with": self.painter.protocol()} if self.painter else {}
         return {**about("objects", self.recipe, hashes), **drawn}
 
-
-def _interval(value: dict) -> str:
-    return " to ".join(f"{100 * bound:.1f}" for bound in value["interval"])
-
-
-def _cell(entry: dict | None) -> str:
-    return "" if entry is None else f"{entry['count']}, {100 * entry['found']:.0f}, {100 * entry['right']:.0f}"

@@ -22,8 +22,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ..drawing.folder import PictureFolder, write_whole
 from ..drawing.painter import Painter
 from ..metrics.features import Pictures
-from ..metrics.intervals import share
+from ..metrics.intervals import average
 from ..reporting.html import Report
+from ..reporting.markdown import interval_text, table
 from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
 from .clip_score import WEIGHT, ImageTextScorer
 
@@ -56,13 +57,12 @@ class ViLG300Recipe:
     weights_zh: str | None = None  # folder or name; None: Chinese prompts are not scored
     scorer_en: str = "clip"
     weights_en: str | None = None
-    bootstrap_resamples: int = 2000
 
     def __post_init__(self) -> None:
         unknown = [language for language in self.languages if language not in LANGUAGES]
         if unknown or not self.languages or len(set(self.languages)) < len(self.languages):
             raise ValueError(f"languages={self.languages}: use zh, en or both")
-        for name in ("images_per_prompt", "batch_size", "bootstrap_resamples"):
+        for name in ("images_per_prompt", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.seed < 0:
@@ -142,7 +142,7 @@ class ViLG300Suite:
         """One table per language, by class."""
         parts = []
         for language, result in report["results"].items():
-            parts.append(f"{language}: {_sentence(result)}\n\n{_markdown(*_rows(result))}")
+            parts.append(f"{language}: {_sentence(result)}\n\n{table(*_rows(result))}")
         return "\n\n".join(parts)
 
     def prompts(self, language: str) -> list[dict]:
@@ -173,11 +173,11 @@ class ViLG300Suite:
         return {"model": self.painter.sha256, "prompts": file_sha256(self.recipe.prompts), **scorers}
 
     def _tables(self, prompts: Sequence[dict], scores: list[list[float]] | None) -> dict:
-        """Counts, what the text encoder does not see, and scores by class (a prompt is one unit of the bootstrap)."""
+        """Counts, what the text encoder does not see, and scores by class (a prompt is one unit)."""
         unseen = self._unseen([prompt["prompt"] for prompt in prompts])
         means = None if scores is None else [float(np.mean(entry)) for entry in scores]
 
-        def table(chosen: list[int]) -> dict:
+        def entry(chosen: list[int]) -> dict:
             result: dict = {
                 "prompts": len(chosen),
                 "pictures": len(chosen) * self.recipe.images_per_prompt,
@@ -185,12 +185,12 @@ class ViLG300Suite:
                 "unknown": sum(bool(unseen[i]["unknown"]) for i in chosen),
             }
             if means is not None:
-                result["clip_score"] = share([means[i] for i in chosen], self.recipe.bootstrap_resamples)
+                result["clip_score"] = average([means[i] for i in chosen])
             return result
 
         classes = dict.fromkeys(prompt["class"] for prompt in prompts)
-        by_class = {name: table([i for i, p in enumerate(prompts) if p["class"] == name]) for name in classes}
-        return {"all": table(list(range(len(prompts)))), "classes": by_class, "unseen": unseen}
+        by_class = {name: entry([i for i, p in enumerate(prompts) if p["class"] == name]) for name in classes}
+        return {"all": entry(list(range(len(prompts)))), "classes": by_class, "unseen": unseen}
 
     def _unseen(self, texts: Sequence[str]) -> list[dict]:
         """Per prompt the end that is too long for the text encoder, and how many of its tokens are unknown."""
@@ -263,12 +263,7 @@ def _rows(result: dict) -> tuple[list[str], list[list]]:
     for name, entry in [("all", result["all"]), *result["classes"].items()]:
         cells = [name, entry["prompts"], entry["pictures"], entry["cut"], entry["unknown"]]
         if scored:
-            low, high = entry["clip_score"]["interval"]
-            cells += [round(entry["clip_score"]["mean"], 4), f"{low:.4f} to {high:.4f}"]
+            cells += [round(entry["clip_score"]["mean"], 4), interval_text(entry["clip_score"]["interval"], 4)]
         rows.append(cells)
     return header, rows
 
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
