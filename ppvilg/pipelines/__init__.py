@@ -2,6 +2,7 @@
 
 from .images import make_grid, read_metadata, save_png
 from .noise import NoiseSource
+from .opening import open_pipeline
 from .pipeline import ErnieViLG2Pipeline
 from .schedulers import SCHEDULERS, build_scheduler
 from .zoo import ZOO, resolve, save_fp16, zoo_folder
@@ -13,6 +14,7 @@ __all__ = [
     "NoiseSource",
     "build_scheduler",
     "make_grid",
+    "open_pipeline",
     "read_metadata",
     "resolve",
     "save_fp16",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import inspect
 import os
 import warnings
@@ -21,6 +20,7 @@ import PIL.Image
 from ppdiffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, PNDMScheduler
 from ppdiffusers.image_processor import PipelineImageInput, VaeImageProcessor
 
+from ppvilg.inference import exported_components, load_resident_unet, resident_exported_unet
 from ppvilg.knowledge import MARKS, TextKnowledge, apply_style, truncation_warning
 from ppvilg.models import MoDEUNet2DConditionModel, expert_index, vae_scale_factor
 
@@ -113,8 +113,8 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         """
         folder = resolve(pretrained_model_name_or_path)
         if max_resident_experts is not None:
-            load = importlib.import_module("ppvilg.inference.residency").load_resident_unet
-            kwargs["unet"] = load(folder / "unet", max_resident_experts, kwargs.get("paddle_dtype"))
+            dtype = kwargs.get("paddle_dtype")
+            kwargs["unet"] = load_resident_unet(folder / "unet", max_resident_experts, dtype)
         return super().from_pretrained(str(folder), **kwargs)
 
     @classmethod
@@ -131,11 +131,10 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         max_resident_experts: as in `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
         FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
         """
-        deploy = importlib.import_module("ppvilg.inference")
         unet = None
         if max_resident_experts is not None:
-            unet = deploy.resident_exported_unet(folder, max_resident_experts, backend, threads)
-        return cls(**deploy.exported_components(folder, backend, unet, threads))
+            unet = resident_exported_unet(folder, max_resident_experts, backend, threads)
+        return cls(**exported_components(folder, backend, unet, threads))
 
     @classmethod
     def from_published(

@@ -1,0 +1,69 @@
+"""One way to open a model, for drawing, evaluation, export and the service: zoo name, pipeline folder or bundle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import paddle
+
+from ppvilg.inference import BACKENDS, is_bundle
+
+from .pipeline import ErnieViLG2Pipeline
+from .zoo import INDEX, ZOO, resolve
+
+DEFAULT_BACKEND = "onednn"
+
+
+def open_pipeline(
+    name_or_folder: str | os.PathLike,
+    backend: str | None = None,
+    max_resident_experts: int | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+) -> ErnieViLG2Pipeline:
+    """The pipeline of a zoo name, a pipeline folder or an export bundle; everything is checked before it is loaded.
+
+    backend: of a bundle (None: "onednn"). max_resident_experts: at most so many experts in memory (None: all).
+    threads: of the CPU (None: OMP_NUM_THREADS, else all cores). device: "cpu", "gpu" or "gpu:1"; Paddle's own for a
+    pipeline folder when None, while a bundle's is part of its backend.
+
+    Raises:
+        FileNotFoundError: there is no such model, or a file of it is missing.
+        ValueError: an argument does not fit the model or this machine; a file is damaged.
+    """
+    name = os.fspath(name_or_folder)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads must be a whole number from 1, got {threads!r}")
+    check_device(device)
+    if is_bundle(name):
+        backend = backend or DEFAULT_BACKEND
+        wanted = None if device is None else device.partition(":")[0]
+        if wanted is not None and (wanted == "gpu") != (backend in ("gpu", "tensorrt")):
+            raise ValueError(f"device {device!r} does not go with backend {backend!r} of the bundle {name}")
+        return ErnieViLG2Pipeline.from_exported(name, backend, max_resident_experts, threads)
+    folder = Path(name)
+    if folder.is_dir() and name not in ZOO and not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"{name} is neither a pipeline folder (no {INDEX}) nor a bundle (no manifest.json)")
+    folder = resolve(name)
+    if backend is not None:
+        known = "for bundles" if backend in BACKENDS else "unknown"
+        raise ValueError(f"backend {backend!r} is {known}, and {name} is no bundle: export it, or leave backend out")
+    if device is not None:
+        paddle.set_device(device)
+    if threads is not None:
+        paddle.base.core.set_num_threads(threads)
+    return ErnieViLG2Pipeline.from_pretrained(folder, max_resident_experts=max_resident_experts)
+
+
+def check_device(device: str | None) -> None:
+    """ValueError unless `device` is None, "cpu", or a GPU that is there: "gpu", "gpu:1"."""
+    if device is None or device == "cpu":
+        return
+    kind, _, number = str(device).partition(":")
+    if kind != "gpu" or not (number or "0").isdigit():
+        raise ValueError(f"device must be 'cpu', 'gpu' or 'gpu:N', got {device!r}")
+    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if int(number or 0) >= count:
+        what = f"Paddle sees {count} GPUs" if count else "no GPU, or a paddlepaddle for CPUs"
+        raise ValueError(f"device {device!r} is not there ({what}): use 'cpu', or install paddlepaddle-gpu")
