@@ -27,7 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=["cpu", "onednn"],
         metavar="BACKEND",
-        help="what to prove it on: cpu, onednn, onednn_bfloat16, gpu, tensorrt (cpu onednn)",
+        help="what to prove it on: cpu, onednn, onednn_bfloat16, gpu (cpu onednn)",
     )
     parser.add_argument(
         "--weights",

@@ -33,7 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="start from this picture")
     parser.add_argument("--mask-image", type=Path, help="repaint --image where this is white")
     parser.add_argument("--strength", type=float, help="how far --image is taken back to noise, 0 to 1")
-    parser.add_argument("--backend", help="of an export bundle: cpu, onednn, onednn_bfloat16, gpu, tensorrt (onednn)")
+    parser.add_argument("--backend", help="of an export bundle: cpu, onednn, onednn_bfloat16, gpu (onednn)")
     parser.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
     parser.add_argument("--output", type=Path, default=Path("output/infer"), help="folder for the PNGs (%(default)s)")
     arguments = parser.parse_args(argv)

@@ -17,8 +17,10 @@ from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.utils import CONFIG_NAME
 from tqdm import tqdm
 
+from ppvilg.inference.backends import require_backend
 from ppvilg.inference.manifest import GRAPH, WEIGHTS, Manifest, installed_versions, stored
-from ppvilg.inference.runtime import Predictor, exported_components, exported_unet, program_version, require_backend
+from ppvilg.inference.paddle_engine import Predictor, program_version
+from ppvilg.inference.runtime import exported_components, exported_unet
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
 from ppvilg.pipelines.published import STABLE_DIFFUSION_SCHEDULE

@@ -1,9 +1,10 @@
-"""Files, for every room: written whole or not at all, hashed, and pictures read in one way. No Paddle.
+"""Files, for every room: written whole or not at all, hashed, pickles refused, and pictures read in one way. No Paddle.
 
 The lowest room: it imports none of the others.
 """
 
 from .hashing import digest_of, file_sha256
+from .pickles import refuse_pickles
 from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
 from .reading import damage_of, read_lines, read_text
 from .writing import whole_file, write_whole
@@ -19,6 +20,7 @@ __all__ = [
     "read_lines",
     "read_picture",
     "read_text",
+    "refuse_pickles",
     "to_rgb",
     "whole_file",
     "write_whole",

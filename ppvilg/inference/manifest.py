@@ -10,17 +10,24 @@ bundle/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+
+from ppvilg.files import file_sha256, write_whole
+
+from .trusted import SCHEDULER_FILES, TOKENIZER_FILES
 
 FILE = "manifest.json"
 FORMAT = "ppvilg-export"
 FORMAT_VERSION = 1
 GRAPH, WEIGHTS = "inference.json", "inference.pdiparams"
+PART_FILES = (GRAPH, WEIGHTS)
+OTHER_FILES = (*(f"tokenizer/{name}" for name in TOKENIZER_FILES), *(f"scheduler/{name}" for name in SCHEDULER_FILES))
+_PART_NAME = re.compile(r"text_encoder|vae_encoder|vae_decoder|expert_\d{2,}")
 _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "ppdiffusers")
 
 
@@ -75,7 +82,12 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Writes folder/manifest.json."""
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-        (folder / FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def listed(self) -> dict[str, Stored]:
+        """Every file of the bundle but the manifest, by its path inside the bundle."""
+        own = {f"{name}/{file}": entry for name, part in self.parts.items() for file, entry in part.files.items()}
+        return own | self.files
 
     def report(self) -> str:
         """What was measured, for people: one line per part, one column per back end."""
@@ -96,15 +108,21 @@ def _short(value) -> str:
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
-    """The manifest of a bundle.
+    """The manifest of a bundle, whose folder holds exactly the files that it lists.
 
     Raises:
-        FileNotFoundError: the folder has no manifest.json.
-        ValueError: it is not one of ours, is damaged, or was written in a newer format.
+        FileNotFoundError: the folder has no manifest.json, or lacks a file that it lists.
+        ValueError: it is not one of ours, is damaged, or was written in a newer format; a file is not listed, or is not
+            one that a bundle has; a link leaves the folder.
     """
-    file = Path(folder) / FILE
+    manifest = _read(Path(folder) / FILE)
+    _check_files(Path(folder), manifest)
+    return manifest
+
+
+def _read(file: Path) -> Manifest:
     if not file.is_file():
-        raise FileNotFoundError(f"{os.fspath(folder)} is not an export bundle: it has no {FILE}")
+        raise FileNotFoundError(f"{file.parent} is not an export bundle: it has no {FILE}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         kind, version = content.pop("format", None), content.pop("format_version", None)
@@ -118,7 +136,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         parts = {name: _part(part) for name, part in content.pop("parts").items()}
         files = {name: Stored(**stored) for name, stored in content.pop("files").items()}
         return Manifest(**content, parts=parts, files=files)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is incomplete or has unknown entries ({error}): export the model again") from None
 
 
@@ -133,17 +151,33 @@ def is_bundle(folder: str | os.PathLike) -> bool:
     return (Path(folder) / FILE).is_file()
 
 
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    """FileNotFoundError or ValueError unless the manifest lists what is there, by names that a bundle has."""
+    listed = manifest.listed()
+    for name in manifest.parts:
+        if not _PART_NAME.fullmatch(name):
+            raise ValueError(f"{folder / FILE} lists the part {name!r}, which no bundle has: export the model again")
+    known = {f"{part}/{file}" for part in manifest.parts for file in PART_FILES} | set(OTHER_FILES)
+    for name in listed.keys() - known:
+        raise ValueError(f"{folder / FILE} lists {name!r}, which no bundle has: export the model again")
+    here = folder.resolve()
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    for name, path in found.items():
+        if path.is_symlink() and not path.resolve().is_relative_to(here):
+            raise ValueError(f"{path} is a link that leaves the bundle: put the file itself there")
+        if not path.is_dir() and name != FILE and name not in listed:
+            raise ValueError(f"{path} is not listed in {FILE}: remove it, or get the bundle from another source")
+    for name in listed.keys() - found.keys():
+        raise FileNotFoundError(f"{folder / name} is missing from the export bundle: copy it again, or export again")
+
+
 def stored(file: Path) -> Stored:
     """Hash and size of a file."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return Stored(digest.hexdigest(), file.stat().st_size)
+    return Stored(file_sha256(file), file.stat().st_size)
 
 
 def verify(folder: Path, expected: dict[str, Stored]) -> None:
-    """Compares files with their hashes.
+    """Compares files with their hashes, which finds damage; malice changes the hash, too.
 
     Raises:
         FileNotFoundError: a file is missing.

@@ -8,126 +8,19 @@ computes, a background thread reads the next; the expert that is needed last giv
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import paddle
 from paddle import nn
-from ppdiffusers.utils import PADDLE_SAFETENSORS_WEIGHTS_NAME
-from safetensors import safe_open
 
-from ppvilg.models.unet import AbsentExpert, MoDEUNet2DConditionModel, expert_folder_name
+from ppvilg.models.unet import AbsentExpert, MoDEUNet2DConditionModel
 
-from .manifest import read_manifest
-from .runtime import check_proven, check_readable, open_expert
-
-_STORED = {"F32": np.float32, "F16": np.float16}  # dtypes of safetensors that experts are streamed from
-
-Expert = Callable  # a stock UNet or what stands in for an exported one, with its call signature
-
-
-class ExpertSource(Protocol):
-    """Where experts are read from."""
-
-    num_experts: int
-    dtype: paddle.dtype  # the experts compute in it
-
-    def load(self, index: int, retired: Expert | None) -> Expert:
-        """Expert `index`; `retired` is one that is no longer needed, whose memory is to be used again or given back.
-
-        Called from a background thread, one call at a time; must leave Paddle's random state alone.
-        """
-
-    def nbytes(self, index: int) -> int:
-        """Bytes that the weights of expert `index` take in memory."""
-
-
-class DygraphExperts:
-    """Experts of a model folder, read tensor by tensor from memory-mapped safetensors into `count` standing UNets.
-
-    The UNets are built here and never again, so memory does not grow when experts change places.
-
-    Raises:
-        FileNotFoundError: an expert's folder or its safetensors file is missing.
-        ValueError: an expert's config or its tensors are not those of this model.
-    """
-
-    def __init__(self, folder: str | os.PathLike, count: int, paddle_dtype: paddle.dtype | str | None = None) -> None:
-        model = MoDEUNet2DConditionModel.without_experts(folder)
-        self.num_experts = model.num_experts
-        self._files = [_weights_file(model.check_expert_folder(folder, k)) for k in range(self.num_experts)]
-        self._idle = [model.new_expert() for _ in range(count)]
-        if paddle_dtype is not None:
-            for expert in self._idle:
-                expert.to(dtype=paddle_dtype)
-        tensors = self._idle[0].state_dict()
-        for file in self._files:
-            _check_tensors(file, {name: list(tensor.shape) for name, tensor in tensors.items()})
-        self.dtype = self._idle[0].dtype
-        self._nbytes = sum(tensor.size * tensor.element_size() for tensor in tensors.values())
-        self._direct = all(t.place.is_cpu_place() and t.dtype == paddle.float32 for t in tensors.values())
-
-    def load(self, index: int, retired: nn.Layer | None) -> nn.Layer:
-        """Expert `index` in the UNet that `retired` was, or in one that was not used yet."""
-        expert = self._idle.pop() if retired is None else retired
-        read = _copy_weights if self._direct else _set_weights
-        try:
-            read(self._files[index], expert.state_dict())
-        except BaseException:
-            self._idle.append(expert)
-            raise
-        return expert
-
-    def nbytes(self, index: int) -> int:
-        """Bytes of the weights of expert `index` in the dtype it computes in."""
-        return self._nbytes
-
-
-class ExportedExperts:
-    """Experts of an export bundle under Paddle Inference; an expert that is retired gives its memory back first.
-
-    Files are verified by their hashes when they are first read, and again when they were touched since.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_exported_expert`.
-    """
-
-    dtype = paddle.float32
-
-    def __init__(self, folder: str | os.PathLike, backend: str = "onednn", threads: int | None = None) -> None:
-        self.folder, self.backend, self.threads = Path(folder), backend, threads
-        self.manifest = read_manifest(self.folder)
-        check_readable(self.manifest, self.folder)
-        check_proven(self.folder, self.manifest, backend)
-        self.num_experts = self.manifest.components["unet"]["num_experts"]
-        self._verified: dict[int, list] = {}
-
-    def load(self, index: int, retired: nn.Layer | None) -> nn.Layer:
-        """Expert `index` in a predictor of its own."""
-        if retired is not None:
-            retired.predictor = None
-        state = self._file_state(index)
-        checked = self._verified.get(index) == state
-        expert = open_expert(self.folder, self.manifest, index, self.backend, self.threads, verified=checked)
-        self._verified[index] = state
-        return expert
-
-    def nbytes(self, index: int) -> int:
-        """Bytes of the weights of expert `index`."""
-        return self.manifest.parts[expert_folder_name(index)].weight_bytes
-
-    def _file_state(self, index: int) -> list:
-        folder = self.folder / expert_folder_name(index)
-        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*"))]
+from .expert_sources import DygraphExperts, Expert, ExpertSource, ExportedExperts
 
 
 @dataclass
@@ -296,58 +189,3 @@ def resident_exported_unet(
     model.experts = ResidentExperts(source, max_resident_experts)
     model.eval()
     return model
-
-
-def _weights_file(folder: Path) -> Path:
-    file = folder / PADDLE_SAFETENSORS_WEIGHTS_NAME
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: experts are streamed from safetensors, save the model as such")
-    return file
-
-
-def _set_weights(file: Path, parameters: dict[str, paddle.Tensor]) -> None:
-    """Gives parameters on any device and of any dtype the values of a file."""
-    with safe_open(str(file), framework="np") as weights:
-        for name, parameter in parameters.items():
-            value = paddle.to_tensor(weights.get_tensor(name), place=parameter.place)
-            parameter.set_value(value.cast(parameter.dtype))
-
-
-def _copy_weights(file: Path, parameters: dict[str, paddle.Tensor]) -> None:
-    """The same for float32 on the CPU, read to where the parameters are. ValueError: the file ends early.
-
-    With Paddle's own calls for each of some 300 tensors the denoiser, which computes at the same time, waits longer.
-    A safetensors file is 8 bytes that tell the header's length, the header in JSON, and the numbers.
-    """
-    with open(file, "rb", buffering=0) as content:
-        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-        header.pop("__metadata__", None)
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            parameter = parameters[name]
-            memory = (ctypes.c_float * parameter.size).from_address(parameter.data_ptr())
-            values = np.ctypeslib.as_array(memory)
-            stored = values if entry["dtype"] == "F32" else np.empty(parameter.size, _STORED[entry["dtype"]])
-            if content.readinto(stored) != stored.nbytes:
-                raise ValueError(f"{file} ends within {name}: it was changed since the model was loaded")
-            if stored is not values:
-                np.copyto(values, stored)
-
-
-def _check_tensors(file: Path, shapes: dict[str, list[int]]) -> None:
-    """ValueError unless the file holds exactly these tensors; reads its header alone."""
-    with safe_open(str(file), framework="np") as weights:
-        slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
-        found = {name: each.get_shape() for name, each in slices.items()}
-        kinds = {each.get_dtype(): name for name, each in slices.items()}
-        kind = (weights.metadata() or {}).get("format", "pd")
-    if kind != "pd":
-        raise ValueError(f"{file} has format {kind!r}, experts are streamed from Paddle's ('pd') only")
-    for dtype in kinds.keys() - _STORED.keys():
-        known = " and ".join(_STORED)
-        raise ValueError(f"{file}: {kinds[dtype]} is stored as {dtype}, experts are streamed from {known}")
-    for what, names in (("lacks", shapes.keys() - found.keys()), ("has unknown", found.keys() - shapes.keys())):
-        if names:
-            raise ValueError(f"{file} {what} {len(names)} tensors, the first is {min(names)!r}")
-    for name, shape in shapes.items():
-        if list(found[name]) != shape:
-            raise ValueError(f"{file}: {name} has shape {list(found[name])}, the model needs {shape}")

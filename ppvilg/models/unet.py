@@ -26,6 +26,8 @@ from ppdiffusers.models.unet_2d_condition import UNet2DConditionOutput
 from ppdiffusers.utils import CONFIG_NAME, PADDLE_SAFETENSORS_WEIGHTS_NAME
 from safetensors.numpy import save_file
 
+from ppvilg.files import refuse_pickles
+
 from .attention import KeyWeightedAttnProcessor
 from .mode import expert_index, uniform_boundaries, validate_boundaries
 from .upsampling import use_tile_upsampling
@@ -71,7 +73,8 @@ def _as_expert(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def _load_stock(folder: Path, **kwargs) -> UNet2DConditionModel:
-    """A stock UNet folder as an expert; ValueError if any weight is missing or left over."""
+    """A stock UNet folder as an expert; ValueError if any weight is missing or left over, or is a pickle."""
+    refuse_pickles(folder)
     unet, info = UNet2DConditionModel.from_pretrained(str(folder), output_loading_info=True, **kwargs)
     for kind in ("missing_keys", "unexpected_keys"):
         if info[kind]:

@@ -20,7 +20,12 @@ import PIL.Image
 from ppdiffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, PNDMScheduler
 from ppdiffusers.image_processor import PipelineImageInput, VaeImageProcessor
 
-from ppvilg.inference import exported_components, load_resident_unet, resident_exported_unet
+from ppvilg.inference import (
+    check_pipeline_folder,
+    exported_components,
+    load_resident_unet,
+    resident_exported_unet,
+)
 from ppvilg.knowledge import MARKS, TextKnowledge, apply_style, truncation_warning
 from ppvilg.models import MoDEUNet2DConditionModel, expert_index, vae_scale_factor
 
@@ -112,6 +117,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         max_resident_experts: at most so many experts in memory, read just ahead of the steps that need them (all).
         """
         folder = resolve(pretrained_model_name_or_path)
+        check_pipeline_folder(folder)
         if max_resident_experts is not None:
             dtype = kwargs.get("paddle_dtype")
             kwargs["unet"] = load_resident_unet(folder / "unet", max_resident_experts, dtype)
@@ -127,7 +133,7 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
     ) -> ErnieViLG2Pipeline:
         """The same pipeline over the static graphs of an export bundle (tools/export.py), hashes verified.
 
-        backend: "cpu", "onednn", "onednn_bfloat16", "gpu" or "tensorrt", one that the bundle was proven on.
+        backend: "cpu", "onednn", "onednn_bfloat16" or "gpu", one that the bundle was proven on.
         max_resident_experts: as in `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
         FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
         """

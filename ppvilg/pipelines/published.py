@@ -7,6 +7,7 @@ import os
 from paddlenlp.transformers import ErnieModel, ErnieTokenizer
 from ppdiffusers import AutoencoderKL, DDIMScheduler
 
+from ppvilg.files import refuse_pickles
 from ppvilg.knowledge import add_marks
 from ppvilg.models import MoDEUNet2DConditionModel
 
@@ -34,6 +35,8 @@ def published_components(
     for name, folder in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
         if folder is not None and not os.path.isdir(folder):
             raise FileNotFoundError(f"{name}: {os.fspath(folder)!r} is not a folder")
+        if folder is not None:
+            refuse_pickles(folder)
     if scheduler is None:
         noise_schedule = DDIMScheduler(**STABLE_DIFFUSION_SCHEDULE)
     else:
