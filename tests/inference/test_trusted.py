@@ -76,7 +76,9 @@ def test_files_that_the_manifest_does_not_list(copied, name):
     refused(copied, f"{name} is not listed in manifest.json")
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.json", "/etc/hostname", "tokenizer/../../x", "tokenizer/a.pkl", "x.bin"])
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.json", "/etc/hostname", "tokenizer/../../x", "tokenizer/a.pkl", "x.bin"]
+)
 def test_names_that_no_bundle_has(copied, name):
     files = {file: vars(entry) for file, entry in read_manifest(copied).files.items()}
     change(copied / "manifest.json", files={**files, name: {"sha256": "0" * 64, "bytes": 1}})
@@ -106,7 +108,9 @@ def test_links(copied, tmp_path):
     assert ErnieViLG2Pipeline.from_exported(tmp_path / "beside", "cpu")  # the bundle itself may be a link
 
 
-@pytest.mark.parametrize("name", ["UNet2DConditionModel", "DiffusionPipeline", "os.system", None, ["x"], "HeunScheduler"])
+@pytest.mark.parametrize(
+    "name", ["UNet2DConditionModel", "DiffusionPipeline", "os.system", None, ["x"], "HeunScheduler"]
+)
 def test_foreign_scheduler_classes(copied, name):
     change(copied / "scheduler" / "scheduler_config.json", _class_name=name)
     relist(copied, "scheduler/scheduler_config.json")
@@ -166,9 +170,7 @@ def test_code_in_a_folder(folder):
     refused(folder, "vae/ppdiffusers.py is code, which no pipeline folder needs")
 
 
-@pytest.mark.parametrize(
-    "weights", [f"vae/{WEIGHTS}", "text_encoder/model.safetensors", f"unet/expert_01/{WEIGHTS}"]
-)
+@pytest.mark.parametrize("weights", [f"vae/{WEIGHTS}", "text_encoder/model.safetensors", f"unet/expert_01/{WEIGHTS}"])
 def test_no_pickle_is_read(folder, weights, tmp_path):
     safe = folder / weights
     name = "model_state.pdparams"
