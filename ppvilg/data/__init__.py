@@ -3,12 +3,13 @@
 from .loader import Batch, LoadReport, SampleLoader, sample_rng
 from .order import BatchOrder, RangeBuckets
 from .records import BadSample, ObjectBox, Record, decode_image, validate_objects
-from .report import DataReport, Tally
+from .report import BadSampleLimit, DataReport, Tally, TooManyBadSamples
 from .source import RecordSource, open_source
 from .transforms import ImageTransform, Placement
 
 __all__ = [
     "BadSample",
+    "BadSampleLimit",
     "Batch",
     "BatchOrder",
     "DataReport",
@@ -21,6 +22,7 @@ __all__ = [
     "RecordSource",
     "SampleLoader",
     "Tally",
+    "TooManyBadSamples",
     "decode_image",
     "open_source",
     "sample_rng",

@@ -21,10 +21,11 @@ import numpy as np
 
 from .order import BatchOrder
 from .records import BadSample, Record
-from .report import DataReport, Tally
+from .report import BAD_SAMPLE_SHARE, BadSampleLimit, DataReport, Tally, TooManyBadSamples
 from .source import RecordSource
 from .transforms import ImageTransform
 
+_STAND_INS = 64  # for one bad sample; of a set half of which is bad, none is good once in 10^19 times
 _SAMPLE_STREAM = 2**31 + 1  # last word of the seed sequence: other purposes have other ones
 
 
@@ -85,7 +86,6 @@ class Reader:
     order: BatchOrder
     seed: int
     slots: range
-    attempts: int  # stand-ins before giving up
 
     def load(self, step: int) -> Loaded:
         """The part of a step."""
@@ -106,7 +106,7 @@ class Reader:
         self, step: int, bucket: int, index: int, slot: int, bad: list[tuple[int, BadSample]]
     ) -> tuple[int, np.ndarray, Record] | None:
         """The sample of a slot or its first good stand-in; bad ones are added to `bad`. None when stand-ins run out."""
-        for attempt in range(self.attempts + 1):
+        for attempt in range(_STAND_INS + 1):
             candidate = index if attempt == 0 else self.order.replacement(step, slot, attempt)
             try:
                 record = self.source.read(candidate)
@@ -207,7 +207,8 @@ class SampleLoader:
     """Decoded, transformed batches of one rank, from any step on; the result does not depend on the number of workers.
 
     A bad sample is counted, named in `report.bad`, in `bad_sample_list` (a JSONL to append to) and to `on_bad_sample`,
-    and replaced by `BatchOrder.replacement`. RuntimeError once more than `bad_sample_limit` different ones were bad.
+    and replaced by `BatchOrder.replacement`. TooManyBadSamples once more than `bad_sample_share` of them are bad
+    (`bad_sample_limit` is what callers gave before there was a share: a number of samples).
     `workers` processes prepare whole batches ahead, `prefetch` each; 0 prepares each when it is asked for. `account` is
     a file that gets a line of JSON about the data, about every epoch and about the rest when reading ends.
     """
@@ -220,12 +221,13 @@ class SampleLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        bad_sample_limit: int = 100,
+        bad_sample_limit: int | None = None,
         workers: int = 0,
         prefetch: int = 2,
         on_bad_sample: Callable[[BadSample], None] | None = None,
         bad_sample_list: str | os.PathLike | None = None,
         account: str | os.PathLike | None = None,
+        bad_sample_share: float = BAD_SAMPLE_SHARE,
     ):
         if not 0 <= rank < world_size or order.batch_size % world_size:
             raise ValueError(
@@ -238,16 +240,14 @@ class SampleLoader:
                 f"{len(source)} samples and the transform {len(transform.shapes)} shapes: build the order from "
                 "source.buckets(transform)"
             )
-        if workers < 0 or prefetch < 1 or bad_sample_limit < 0 or seed < 0:
-            raise ValueError(
-                f"workers {workers}, bad_sample_limit {bad_sample_limit} and seed {seed} must be >= 0, "
-                f"prefetch {prefetch} >= 1"
-            )
+        if workers < 0 or prefetch < 1 or seed < 0:
+            raise ValueError(f"workers {workers} and seed {seed} must be >= 0, prefetch {prefetch} >= 1")
         self.source = source
         self.transform = transform
         self.order = order
         self.seed = int(seed)
-        self.bad_sample_limit = bad_sample_limit
+        share = bad_sample_share if bad_sample_limit is None else min(1.0, bad_sample_limit / len(source))
+        self._limit = BadSampleLimit(len(source), share)
         self.workers = workers
         self.prefetch = prefetch
         self.on_bad_sample = on_bad_sample
@@ -261,8 +261,7 @@ class SampleLoader:
 
     def iterate_from(self, step: int, takes: Callable[[int], bool] | None = None) -> Iterator[tuple[int, Batch]]:
         """Yield (step, Batch) for this step and all that follow, without end; only those that takes(step) wants."""
-        attempts = max(self.bad_sample_limit, 16)
-        reader = Reader(self.source, self.transform, self.order, self.seed, self._slots, attempts)
+        reader = Reader(self.source, self.transform, self.order, self.seed, self._slots)
         ledger = _Ledger(self._account, self.order, step, rank=self._rank, world_size=self._world_size)
         if self._account is not None and self._rank == 0:
             self._account.data(self.source, rank=self._rank, world_size=self._world_size)
@@ -286,13 +285,10 @@ class SampleLoader:
             if index not in self._bad_indices:
                 self._bad_indices.add(index)
                 self._name(problem)
-        if loaded.pixels is None or len(self.report.bad) > self.bad_sample_limit:
-            first = "\n".join(f"  {problem}" for problem in self.report.bad[:10])
-            raise RuntimeError(
-                f"{len(self.report.bad)} bad samples, bad_sample_limit={self.bad_sample_limit}; the first:\n{first}\n"
-                f"The whole list is in {self.bad_sample_list or 'loader.report.bad'}. Mend or remove them, or raise "
-                "bad_sample_limit."
-            )
+        if loaded.pixels is None:
+            first = "".join(f"\n  {problem}" for problem in self.report.bad[:10])
+            raise TooManyBadSamples(f"no good sample was found in {_STAND_INS} tries; the first bad ones:{first}")
+        self._limit.check(len(self.report.bad), self.report.bad, self.bad_sample_list or "loader.report.bad")
         self.report.read += len(loaded.records)
         self.report.used += len(loaded.records)
         return loaded.batch()

@@ -16,10 +16,12 @@ import numpy as np
 
 SHUFFLE_BLOCK = 256  # neighbours that stay in one window
 SHUFFLE_WINDOW = 16384  # samples that are mixed with each other; one window holds a small data set whole
+OWN_STAND_INS = 16  # stand-ins from a sample's own bucket before any other
 _ROUNDS = 8
 _SORTED = 2**16  # up to so many things are sorted rather than enciphered
 _CHUNK = 4096  # steps whose buckets are drawn at once, about
 _SCHEDULE_STREAM = 2**31  # a bucket's own number is its stream
+_STAND_IN_STREAM = 2**31 + 2
 _MASK = 2**64 - 1
 
 
@@ -230,10 +232,16 @@ class BatchOrder:
     def replacement(self, step: int, slot: int, attempt: int) -> int:
         """The sample that stands in when the one in `slot` of a batch is bad, and attempt - 1 stand-ins as well.
 
-        It is the one in the same slot of the bucket's next batches, so that slots do not compete for one stand-in and
-        no rank needs to know what another found.
+        First it is the one in the same slot of the bucket's next batches, so that slots do not compete for one
+        stand-in and no rank needs to know what another found; after OWN_STAND_INS of these, any sample of the data.
         """
         bucket, number = self._locate(step)
+        if attempt > OWN_STAND_INS:
+            place = key_of(self.seed, step, slot, attempt, _STAND_IN_STREAM) % self.num_samples
+            before = np.cumsum(self._counts)
+            position = int(np.searchsorted(before, place, side="right"))
+            place -= int(before[position] - self._counts[position])
+            return int(self._held.members(int(self.buckets[position]), np.array([place]))[0])
         return int(self._at(bucket, np.array([(number + attempt) * self.batch_size + slot]))[0])
 
     def _locate(self, step: int) -> tuple[int, int]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
+
+from ppvilg.files import MAX_PIXELS, PictureError, picture_size, read_picture
 
 CAPTION_KINDS = ("zh", "en", "generated")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-MAX_PIXELS = 64 * 2**20  # below Pillow's own warning threshold, so Pillow's global limit need not be touched
 MAX_TEXT_BYTES = 2**20  # a caption or .json larger than this is damage, not text
 
 
@@ -73,51 +72,19 @@ def validate_objects(objects: Sequence[ObjectBox], width: int, height: int, key:
 
 
 def decode_image(data: bytes, key: str = "", source: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode to an upright RGB picture (EXIF orientation applied, transparency on white); BadSample when that fails."""
+    """The upright RGB picture, as `ppvilg.files.read_picture` reads it; BadSample when that fails."""
     try:
-        image = _open_header(data, key, source, max_pixels)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except (BadSample, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders answer damage with many exception types, all of them mean: bad file
-        raise BadSample(key, source, f"image cannot be decoded ({type(error).__name__}: {error})") from error
+        return read_picture(data, max_pixels)
+    except PictureError as error:
+        raise BadSample(key, source, str(error)) from error
 
 
 def image_size(data: bytes, key: str = "", source: str = "", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the upright picture from its header, without decoding; BadSample when there is no header."""
     try:
-        image = _open_header(data, key, source, max_pixels)
-        # The base class's getexif: PngImageFile's own would decode the whole picture in search of a late eXIf chunk.
-        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
-    except (BadSample, MemoryError):
-        raise
-    except Exception as error:
-        raise BadSample(key, source, f"image header cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _open_header(data: bytes, key: str, source: str, max_pixels: int) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadSample(key, source, f"decompression bomb: {error}") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadSample(key, source, f"{width}x{height} pixels are more than the limit of {max_pixels} (bomb?)")
-    return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16 bit grey: convert() would clip everything above 255 to white
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
-    return image.convert("RGB")
+        return picture_size(data, max_pixels)
+    except PictureError as error:
+        raise BadSample(key, source, str(error)) from error
 
 
 def expand_braces(pattern: str) -> list[str]:

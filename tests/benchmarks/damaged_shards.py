@@ -44,7 +44,7 @@ def main() -> None:
     transform = ImageTransform([(64, 64)])
     order = BatchOrder(source.buckets(transform), 32, seed=0)
     report = folder / "data_report.jsonl"
-    loader = SampleLoader(source, transform, order, 0, bad_sample_limit=10**6, workers=2, account=report)
+    loader = SampleLoader(source, transform, order, 0, bad_sample_share=1.0, workers=2, account=report)
     started, batches = time.perf_counter(), loader.iterate_from(0)
     next(batches)
     mutate.damage_after_indexing(folder / "data", expected)

@@ -175,7 +175,7 @@ def test_a_run_over_fifty_damaged_shards_ends_and_names_each(tmp_path):
     transform = ImageTransform([(16, 16)])
     order = BatchOrder(source.buckets(transform), 8, seed=0)
     path = tmp_path / "report.jsonl"
-    loader = SampleLoader(source, transform, order, 0, bad_sample_limit=1000, account=path)
+    loader = SampleLoader(source, transform, order, 0, bad_sample_share=1.0, account=path)
     batches = loader.iterate_from(0)
     for _ in range(order.epoch_start(1) + 1):
         next(batches)

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.data import BadSample, BatchOrder, ImageTransform, SampleLoader, open_source, sample_rng
+from ppvilg.data import (
+    BadSample,
+    BadSampleLimit,
+    BatchOrder,
+    ImageTransform,
+    SampleLoader,
+    TooManyBadSamples,
+    open_source,
+    sample_rng,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [(16, 16), (16, 24), (24, 16)]
@@ -237,19 +246,40 @@ def test_bad_samples_are_named_counted_and_replaced(damaged, tmp_path):
 
 def test_over_the_limit_raises_and_names(damaged, tmp_path):
     listing = tmp_path / "bad.jsonl"
-    loader = make_loader(damaged, bad_sample_limit=2, bad_sample_list=listing)
-    with pytest.raises(RuntimeError) as caught:
+    loader = make_loader(damaged, bad_sample_share=0.03, bad_sample_list=listing)  # 2 of 60
+    with pytest.raises(TooManyBadSamples) as caught:
         take(loader, 40)
     text = str(caught.value)
-    assert "3 bad samples" in text and str(listing) in text and all(f"{number:04d}" in text for number in BAD)
-    with pytest.raises(RuntimeError, match="bad_sample_limit=0"):
-        take(make_loader(damaged, bad_sample_limit=0, workers=2), 40)
+    assert "3 bad samples of 60" in text and "data.bad_sample_share=0.03" in text
+    assert str(listing) in text and all(f"{number:04d}" in text for number in BAD)
+    with pytest.raises(TooManyBadSamples, match="bad samples of 60"):
+        take(make_loader(damaged, bad_sample_share=0.0, workers=2), 40)
+    take(make_loader(damaged, bad_sample_share=0.05), 40)  # 3 of 60
 
 
-def test_a_bucket_without_a_good_sample_ends_in_an_error(tmp_path):
+def test_a_limit_is_a_share_rounded_up():
+    assert [BadSampleLimit(samples, 0.1).count for samples in (5, 16, 20_000, 10**7)] == [1, 2, 2000, 10**6]
+    assert BadSampleLimit(10, 0.3).count == 3 and BadSampleLimit(10, 0.0).count == 0 and BadSampleLimit(9, 1).count == 9
+    BadSampleLimit(10, 0.1).check(1)
+    with pytest.raises(ValueError, match="bad_sample_share=1.5"):
+        BadSampleLimit(10, 1.5)
+
+
+def test_a_bucket_without_a_good_sample_takes_others(tmp_path):
+    """Only the shape 20 x 20 is good: the places of others in a batch are filled from it, in every bucket."""
+    bad = [number for number in range(14) if number % 7 % 3]
+    loader = make_loader(open_source(build_shard(tmp_path / "0.tar", 14, bad)), batch_size=2, bad_sample_share=0.7)
+    batches = take(loader, 20)
+    assert {batch.bucket for _, batch in batches} == {0, 1, 2}
+    assert {int(index) for _, batch in batches for index in batch.indices}.isdisjoint(bad)
+    workers = make_loader(loader.source, batch_size=2, bad_sample_share=0.7, workers=2)
+    assert all(same(one, other) for one, other in zip(batches, take(workers, 20)))
+
+
+def test_a_set_without_a_good_sample_ends_in_an_error(tmp_path):
     source = open_source(build_shard(tmp_path / "0.tar", 4, bad=(0, 1, 2, 3)))
-    with pytest.raises(RuntimeError, match="bad samples"):
-        take(make_loader(source, batch_size=2), 10)
+    with pytest.raises(TooManyBadSamples, match="no good sample was found in 64 tries"):
+        take(make_loader(source, batch_size=2, bad_sample_share=1.0), 10)
 
 
 def test_a_loader_left_early_lets_go_of_its_processes(clean):

@@ -62,7 +62,7 @@ def test_the_autoencoder_trains_on_the_others(start, tmp_path, caplog):
 
 
 def test_too_many_bad_samples_stop_the_autoencoder(start, tmp_path):
-    with pytest.raises(RuntimeError, match="3 bad samples, bad_sample_limit=2") as error:
+    with pytest.raises(RuntimeError, match="3 bad samples of 16") as error:
         start(*ONLY_VAE, "train.vae.steps=8", "data.bad_sample_limit=2").run()
     assert "003.png" in str(error.value) and "bad_samples_vae_0.jsonl" in str(error.value)
 
@@ -96,7 +96,7 @@ def test_the_denoiser_trains_on_the_others(start, finished, tmp_path, cached, ca
 def test_too_many_bad_samples_stop_the_denoiser(start, finished, tmp_path, cached):
     settings = (f"data.cache_latents={cached}", "train.base.steps=8", "data.bad_sample_limit=2")
     run = start(*with_autoencoder(finished, tmp_path), *NO_EXPERTS, *settings)
-    with pytest.raises(RuntimeError, match="3 bad (samples|pictures).*limit=2") as error:
+    with pytest.raises(RuntimeError, match="3 bad (samples|pictures)") as error:
         run.run()
     assert "003" in str(error.value) and "bad_samples_" in str(error.value)
     assert not list((tmp_path / "out" / "cache").glob("training_*"))
@@ -104,7 +104,7 @@ def test_too_many_bad_samples_stop_the_denoiser(start, finished, tmp_path, cache
 
 def test_a_set_without_any_good_picture(make_recipe, tmp_path):
     data = write_pictures(tmp_path / "all", 4, damaged=(0, 1, 2, 3))
-    with pytest.raises(RuntimeError, match=r"(?s)bad samples, bad_sample_limit=100.*truncated"):
+    with pytest.raises(RuntimeError, match=r"(?s)no good sample.*truncated"):
         Run(make_recipe(tmp_path / "out", f"data.train={data}")).run()
 
 
