@@ -1,6 +1,5 @@
 """Packaging of ppvilg. What it must have beside it, in which versions and why, is in ppvilg/_versions.py."""
 
-import re
 import runpy
 from pathlib import Path
 
@@ -12,12 +11,12 @@ README = ROOT / "README.md"
 
 setup(
     name="ppvilg",
-    version=re.search(r'__version__ = "([^"]+)"', (ROOT / "ppvilg" / "__init__.py").read_text("utf-8")).group(1),
+    version=VERSIONS["VERSION"],
     description="ERNIE-ViLG 2.0 for PaddlePaddle: Chinese text to image with knowledge and denoising experts",
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.12",  # paddlenlp 2.8 needs tool-helpers, which has no build for 3.12 and later
+    python_requires=">=3.10,<3.14",  # Paddle has no build for later ones
     packages=find_packages(include=["ppvilg", "ppvilg.*"]),
     entry_points={"console_scripts": ["ppvilg = ppvilg.commands:main"]},
     package_data={
@@ -27,17 +26,21 @@ setup(
         ],
     },
     install_requires=[
-        *(each.name + each.install for each in VERSIONS["REQUIREMENTS"]),
+        *VERSIONS["install_requires"](),
         "matplotlib>=3.6",
         "numpy>=1.24",
         "omegaconf>=2.3,<3",
+        "packaging",
         "Pillow>=10",
         "safetensors>=0.6",
         "scipy>=1.10",
         "tqdm",
     ],
     extras_require={
-        "cpu": [VERSIONS["PADDLE"].name + VERSIONS["PADDLE"].install],
+        "cpu": [
+            f"{VERSIONS['PADDLE'].name}{VERSIONS['PADDLE'].install}; platform_machine != 'aarch64'",
+            f"{VERSIONS['PADDLE'].name}>={VERSIONS['PADDLE'].lowest},<3.4; platform_machine == 'aarch64'",  # 3.2.2
+        ],
         # Not on PyPI (which ends at 2.6): add --extra-index-url with Paddle's index for your CUDA version, e.g.
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],

@@ -1,6 +1,6 @@
 """ppvilg: ERNIE-ViLG 2.0 (arXiv 2210.15257) for PaddlePaddle, text to image with knowledge and denoising experts.
 
-Importing the package checks the installed versions and loads nothing heavy; each public name is imported on first use.
+Importing the package loads nothing heavy; each public name is imported on first use, and what it needs is checked then.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import importlib
 
 from ppvilg._registration import register as _register
 from ppvilg._runtime import use_avx2_on_amd as _use_avx2_on_amd
-from ppvilg._versions import check_versions as _check_versions
-
-__version__ = "0.1.0"
+from ppvilg._versions import VERSION as __version__
 
 _PUBLIC = {
     "ErnieViLG2Pipeline": "ppvilg.pipelines",
@@ -39,6 +37,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_check_versions()
 _use_avx2_on_amd()
 _register()

@@ -1,14 +1,20 @@
-"""What ppvilg needs installed, and one clear message when it is not. Standard library only; setup.py reads it too."""
+"""What ppvilg needs installed, and one clear message when it is not. Standard library and packaging; setup.py reads it.
+
+paddlenlp 2.8.1 asks for tool-helpers, which nothing here imports and which has builds for Linux on x86-64 up to Python
+3.12 alone. Elsewhere paddlenlp and ppdiffusers are installed without what they ask for, and ppvilg asks for what they
+really import.
+"""
 
 from __future__ import annotations
 
-import re
+import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
+VERSION = "0.1.0"  # of ppvilg itself
 PADDLE_GPU_INDEX = "https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 
 
@@ -41,10 +47,9 @@ PADDLE = Requirement("paddlepaddle", "==3.3.1", "3.3.1", "3.2", None, OLD_PADDLE
 PADDLE_GPU = Requirement("paddlepaddle-gpu", ">=3.2", "3.3.1", "3.2", None, OLD_PADDLE)
 
 # Seen one at a time beside the tested versions of the others. `install` is narrower where only one series was tested.
-REQUIREMENTS = (
+DRAWING = (
     Requirement("paddlenlp", "==2.8.1", "2.8.1", "2.7.2", None, "2.6 has no aistudio_utils, which ppdiffusers imports"),
     Requirement("ppdiffusers", "==0.29.0", "0.29.0", "0.24", None, "0.19 does not import beside paddlenlp 2.8"),
-    Requirement("visualdl", "==2.5.3", "2.5.3", None, None, "training logs go through it"),
     Requirement(
         "huggingface_hub",
         ">=0.23,<0.26",
@@ -60,33 +65,69 @@ REQUIREMENTS = (
         "3.6.0",
         "2.21",
         "5",
-        "5 needs a huggingface_hub that ppdiffusers cannot use, 2.18 fails on current pyarrow",
+        "paddlenlp imports it; 5 needs a huggingface_hub that ppdiffusers cannot use, 2.18 fails on current pyarrow",
     ),
-    Requirement("protobuf", ">=3.20.2,<5", "4.25.9", "3.20.2", "7", "7 refuses VisualDL's boolean hyperparameters"),
     Requirement("jieba", "==0.42.1", "0.42.1", None, None, "prompts are tagged with it"),
+    Requirement("pip", "", "26.1", None, None, "paddlenlp imports it, and a virtual environment of uv lacks it"),
 )
+TRAINING = (
+    Requirement("visualdl", "==2.5.3", "2.5.3", None, None, "training logs go through it"),
+    Requirement("protobuf", ">=3.20.2,<5", "4.25.9", "3.20.2", "7", "7 refuses VisualDL's boolean hyperparameters"),
+)
+REQUIREMENTS = DRAWING + TRAINING
+
+# Installed without what they ask for where NOT_ALL_WHEELS holds; BEHIND_THEM is what they import there.
+WITHOUT_DEPENDENCIES = ("paddlenlp", "ppdiffusers")
+ALL_WHEELS = "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.13'"
+NOT_ALL_WHEELS = "sys_platform != 'linux' or platform_machine != 'x86_64' or python_version >= '3.13'"
+BEHIND_THEM = (
+    "colorama",
+    "colorlog",
+    "dill",
+    "einops",
+    "fastapi",
+    "jinja2",
+    "ligo-segments",
+    "multiprocess",
+    "opencv-python",
+    "regex",
+    "rich",
+    "sentencepiece",
+    "seqeval",
+)
+# tool-helpers wants a numpy before 2 on 3.12; these are the last releases that go with it.
+WITH_NUMPY_1 = ("numpy<2", "opencv-python<4.12", "pandas<3", "pyarrow<26")
 
 
-def release(version: str) -> tuple[int, ...]:
-    """The numbers at the head of a version without trailing zeros: `3.3.0rc1` -> (3, 3), `0.0.0` -> ()."""
-    head = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in head.group().split(".")] if head else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+def install_requires() -> list[str]:
+    """What setup.py asks for besides Paddle itself."""
+    listed = []
+    for each in REQUIREMENTS:
+        marker = f"; {ALL_WHEELS}" if each.name in WITHOUT_DEPENDENCIES else ""
+        listed.append(each.name + each.install + marker)
+    listed += [f"{name}; {NOT_ALL_WHEELS}" for name in BEHIND_THEM]
+    listed += [f"{name}; {ALL_WHEELS} and python_version == '3.12'" for name in WITH_NUMPY_1]
+    return listed
 
 
 def is_met(requirement: Requirement, found: str) -> bool:
     """Whether `found` is in the range that is not known to fail; 0.0.0 marks a development build and passes."""
-    numbers = release(found)
-    if not numbers:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        release = Version(Version(found).base_version)  # 3.2.0rc1 counts as 3.2
+    except InvalidVersion:  # a build that somebody made: it is theirs to know
         return True
-    high_enough = requirement.lowest is None or numbers >= release(requirement.lowest)
-    return high_enough and (requirement.below is None or numbers < release(requirement.below))
+    if release == Version("0"):
+        return True
+    high_enough = requirement.lowest is None or release >= Version(requirement.lowest)
+    return high_enough and (requirement.below is None or release < Version(requirement.below))
 
 
-def find_problems(version_of: Callable[[str], str] = metadata.version) -> list[Problem]:
-    """Every requirement that the installed packages do not meet, by their metadata alone (nothing is imported)."""
+def find_problems(
+    requirements: Sequence[Requirement] = REQUIREMENTS, version_of: Callable[[str], str] = metadata.version
+) -> list[Problem]:
+    """Every requirement, and Paddle, that the installed packages do not meet, by their metadata alone."""
 
     def find(requirement: Requirement) -> Problem:
         try:
@@ -95,24 +136,22 @@ def find_problems(version_of: Callable[[str], str] = metadata.version) -> list[P
             return Problem(requirement, None)
 
     paddle = find(PADDLE_GPU)
-    candidates = [paddle if paddle.found else find(PADDLE), *map(find, REQUIREMENTS)]
+    candidates = [paddle if paddle.found else find(PADDLE), *map(find, requirements)]
     return [each for each in candidates if each.found is None or not is_met(each.requirement, each.found)]
 
 
 def describe(problems: list[Problem]) -> str:
-    """One message for all problems: found, needed, tested, why, and the pip command that mends them together."""
+    """One message for all problems: found, needed, tested, why, and the commands that mend them together."""
     lines = ["ppvilg cannot run with the packages that are installed here:"]
     for requirement, found in problems:
         lines.append(
             f"  {requirement.name}: found {found or 'nothing'}, needs {requirement.works},"
             f" tested {requirement.tested} ({requirement.failure})"
         )
-    names = {requirement.name for requirement, _ in problems}
-    command = [sys.executable, "-m", "pip", "install", *(each.name + each.install for each, _ in problems)]
-    if PADDLE_GPU.name in names:
-        command += ["--extra-index-url", PADDLE_GPU_INDEX]
-    lines += ["This command mends it:", "  " + shlex.join(command)]
-    if names & {PADDLE.name, PADDLE_GPU.name}:
+    commands = _commands(problems)
+    lines += [f"{'This command mends' if len(commands) == 1 else 'These commands mend'} it:"]
+    lines += [f"  {shlex.join(command)}" for command in commands]
+    if {requirement.name for requirement, _ in problems} & {PADDLE.name, PADDLE_GPU.name}:
         lines.append(
             f"For NVIDIA GPUs install {PADDLE_GPU.name}{PADDLE_GPU.install} (not {PADDLE.name}) from Paddle's own index"
             f" for your CUDA version, e.g. --extra-index-url {PADDLE_GPU_INDEX}"
@@ -120,8 +159,32 @@ def describe(problems: list[Problem]) -> str:
     return "\n".join(lines)
 
 
-def check_versions(version_of: Callable[[str], str] = metadata.version) -> None:
+def _commands(problems: list[Problem]) -> list[list[str]]:
+    apart = not _all_wheels()
+    names = {requirement.name for requirement, _ in problems}
+    pip = [sys.executable, "-m", "pip", "install"]
+    if "pip" in names:  # then this environment is uv's
+        pip = ["uv", "pip", "install", "--python", sys.executable]
+    wanted: dict[bool, list[str]] = {False: [], True: []}
+    for each, _ in problems:
+        wanted[apart and each.name in WITHOUT_DEPENDENCIES].append(each.name + each.install)
+    commands = []
+    if wanted[False]:
+        index = ["--extra-index-url", PADDLE_GPU_INDEX] if PADDLE_GPU.name in names else []
+        commands.append([*pip, *wanted[False], *index])
+    if wanted[True]:
+        commands.append([*pip, "--no-deps", *wanted[True]])
+    return commands
+
+
+def _all_wheels() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)
+
+
+def check_versions(
+    requirements: Sequence[Requirement] = REQUIREMENTS, version_of: Callable[[str], str] = metadata.version
+) -> None:
     """Raise ImportError naming every missing package and every version known to fail, and how to mend it."""
-    problems = find_problems(version_of)
+    problems = find_problems(requirements, version_of)
     if problems:
         raise ImportError(describe(problems))

@@ -1,18 +1,22 @@
-"""`import ppvilg` on a wrong set of packages: one message that names each of them and the command that mends all."""
+"""A wrong set of packages: one message that names each and the commands that mend all, where they are needed."""
 
 from __future__ import annotations
 
-import builtins
-import importlib
 import shlex
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import ppvilg
 from ppvilg import _versions
-from ppvilg._versions import PADDLE, REQUIREMENTS, check_versions, find_problems, is_met, release
+from ppvilg._versions import DRAWING, PADDLE, REQUIREMENTS, check_versions, find_problems, install_requires, is_met
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TESTED = {each.name: each.tested for each in (PADDLE, *REQUIREMENTS)}
 
@@ -31,7 +35,7 @@ def metadata_of(changes: dict[str, str | None]):
 
 def message_for(changes: dict[str, str | None]) -> str:
     with pytest.raises(ImportError) as caught:
-        check_versions(metadata_of(changes))
+        check_versions(REQUIREMENTS, metadata_of(changes))
     return str(caught.value)
 
 
@@ -44,7 +48,7 @@ def pip_arguments(message: str) -> list[str]:
 
 
 def test_the_tested_set_and_what_is_installed_here_pass():
-    check_versions(metadata_of({}))
+    check_versions(REQUIREMENTS, metadata_of({}))
     check_versions()
 
 
@@ -84,7 +88,7 @@ def test_no_paddle_at_all_says_how_to_install_either():
 
 def test_paddle_for_gpus_counts_and_is_mended_from_its_own_index():
     gpu_only = {"paddlepaddle": None, "paddlepaddle-gpu": "3.2.1"}
-    assert find_problems(metadata_of(gpu_only)) == []
+    assert find_problems(REQUIREMENTS, metadata_of(gpu_only)) == []
     message = message_for({**gpu_only, "paddlepaddle-gpu": "2.6.2"})
     assert pip_arguments(message) == ["paddlepaddle-gpu>=3.2", "--extra-index-url", _versions.PADDLE_GPU_INDEX]
     assert "paddlepaddle: found" not in message
@@ -95,41 +99,90 @@ def test_one_message_and_one_command_for_all_problems():
     assert pip_arguments(message) == ["paddlenlp==2.8.1", "huggingface_hub>=0.23,<0.26", "protobuf>=3.20.2,<5"]
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [("0.26.0", (0, 26)), ("3.3.0rc1", (3, 3)), ("2.13.0+cpu", (2, 13)), ("0.0.0", ()), ("unknown", ())],
-)
-def test_release_numbers(text, numbers):
-    assert release(text) == numbers
-
-
 def test_bounds_compare_by_number_and_a_development_build_passes():
     (hub,) = (each for each in REQUIREMENTS if each.name == "huggingface_hub")
     assert is_met(hub, "0.25.2") and is_met(hub, "0.23")
     assert not is_met(hub, "0.26") and not is_met(hub, "0.100.0") and not is_met(hub, "0.9")
     assert is_met(PADDLE, "0.0.0") and is_met(PADDLE, "3.10.0") and not is_met(PADDLE, "3.1.1")
+    assert is_met(PADDLE, "3.2.0rc1") and is_met(PADDLE, "3.3.0+cpu") and is_met(PADDLE, "our-own-build")
 
 
 @pytest.mark.parametrize("requirement", [PADDLE, *REQUIREMENTS], ids=lambda each: each.name)
 def test_the_tested_version_is_one_that_setup_installs(requirement):
     assert is_met(requirement, requirement.tested)
-    for bound in requirement.install.split(","):
-        sign, version = bound[:2].rstrip("0123456789"), bound.lstrip("<>=")
-        tested, other = release(requirement.tested), release(version)
-        assert {"==": tested == other, ">=": tested >= other, "<": tested < other}[sign], bound
+    assert SpecifierSet(requirement.install).contains(requirement.tested)
 
 
-def test_import_reports_before_anything_heavy_is_imported(monkeypatch):
-    """The package's own import raises the message, with no paddle import tried before it."""
-    real_import, asked = builtins.__import__, []
+@pytest.fixture
+def apart(monkeypatch):
+    """As on Python 3.13, where paddlenlp and ppdiffusers are installed without what they ask for."""
+    monkeypatch.setattr(_versions, "_all_wheels", lambda: False)
 
-    def watching_import(name, *arguments, **keywords):
-        asked.append(name.split(".")[0])
-        return real_import(name, *arguments, **keywords)
 
-    wrong = metadata_of({"aistudio-sdk": "0.3.9"})
-    monkeypatch.setattr(_versions, "check_versions", lambda: check_versions(wrong))
-    monkeypatch.setattr(builtins, "__import__", watching_import)
-    with pytest.raises(ImportError, match="aistudio-sdk: found 0.3.9"):
-        importlib.reload(ppvilg)
-    assert not {"paddle", "paddlenlp", "ppdiffusers"} & set(asked)
+def commands_of(message: str) -> list[list[str]]:
+    return [shlex.split(line) for line in message.splitlines() if " pip install " in line]
+
+
+def test_on_later_pythons_paddlenlp_comes_without_what_it_asks_for(apart):
+    message = message_for({"paddlenlp": None, "ppdiffusers": None, "jieba": None})
+    pip = [sys.executable, "-m", "pip", "install"]
+    assert "These commands mend it:" in message
+    assert commands_of(message) == [
+        [*pip, "jieba==0.42.1"],
+        [*pip, "--no-deps", "paddlenlp==2.8.1", "ppdiffusers==0.29.0"],
+    ]
+
+
+def test_an_environment_of_uv_is_mended_by_uv():
+    uv = ["uv", "pip", "install", "--python", sys.executable]
+    assert commands_of(message_for({"pip": None, "jieba": None})) == [[*uv, "jieba==0.42.1", "pip"]]
+
+
+def test_drawing_needs_nothing_that_only_training_needs():
+    check_versions(DRAWING, metadata_of({"visualdl": None, "protobuf": "7.35.0"}))
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize(
+    "platform", [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")]
+)
+def test_setup_asks_for_paddlenlp_exactly_where_what_it_asks_for_exists(python, platform):
+    where = {"python_version": python, "sys_platform": platform[0], "platform_machine": platform[1]}
+    listed = [Requirement(each) for each in install_requires()]
+    names = {each.name for each in listed if each.marker is None or each.marker.evaluate(where)}
+    all_wheels = platform == ("linux", "x86_64") and python != "3.13"
+    assert ("paddlenlp" in names, "ppdiffusers" in names) == (all_wheels, all_wheels)
+    assert ("sentencepiece" in names) == (not all_wheels)
+    assert ("pandas" in names) == (all_wheels and python == "3.12")
+    assert {"pip", "jieba", "datasets", "visualdl"} <= names
+
+
+WRONG = """
+import sys
+from importlib import metadata
+real = metadata.version
+def version(name):
+    if name == "aistudio-sdk":
+        return "0.3.9"
+    return real(name)
+metadata.version = version
+import ppvilg, ppvilg.data, ppvilg.config
+print("light")
+heavy = {"paddle", "paddlenlp", "ppdiffusers"}
+for room in ("models", "pipelines", "diffusion", "inference", "engine"):
+    try:
+        __import__(f"ppvilg.{room}")
+    except ImportError as error:
+        assert "aistudio-sdk: found 0.3.9" in str(error), error
+        print(room)
+    assert not heavy & set(sys.modules)
+"""
+
+
+def test_rooms_that_compute_report_before_anything_heavy_is_imported_and_others_work():
+    done = subprocess.run([sys.executable, "-c", WRONG], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["light", "models", "pipelines", "diffusion", "inference", "engine"]
+
+
+def test_the_version_is_that_of_the_module_that_setup_reads():
+    assert ppvilg.__version__ == _versions.VERSION

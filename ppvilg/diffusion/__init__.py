@@ -1,5 +1,7 @@
 """What is trained: timesteps to draw and the loss terms of one step."""
 
+import ppvilg._needs_paddle  # noqa: F401
+
 from .loss import DenoisingLoss, min_snr_weights
 from .timesteps import TimestepSampler
 

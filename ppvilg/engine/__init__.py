@@ -1,4 +1,6 @@
 """Training: recipe -> components, the loop, checkpoints, ranks, monitor."""
+import ppvilg._needs_paddle  # noqa: F401
+
 from . import distributed, experts, stopping
 from .checkpoint import CheckpointError, CheckpointStore
 from .run import Run

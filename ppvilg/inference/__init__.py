@@ -1,5 +1,7 @@
 """Runs exported graphs: what a bundle holds, engines behind the calls of the components, experts that take turns."""
 
+import ppvilg._needs_paddle  # noqa: F401
+
 from .backends import BACKENDS
 from .manifest import Manifest, is_bundle, read_manifest
 from .residency import ResidencyRecord, ResidentExperts, load_resident_unet, resident_exported_unet

@@ -1,5 +1,7 @@
 """Mixture of denoising experts over stock ppdiffusers UNets, with key-weighted cross-attention."""
 
+import ppvilg._needs_paddle  # noqa: F401
+
 from .attention import KeyWeightedAttnProcessor
 from .autoencoder import PatchAutoencoderKL, vae_scale_factor
 from .bias import use_matmul_bias_gradients

@@ -1,5 +1,7 @@
 """From a sentence to a picture: the pipeline, the models that come with the package, schedulers by name, PNG files."""
 
+import ppvilg._needs_paddle  # noqa: F401
+
 from .images import make_grid, read_metadata, save_png
 from .noise import NoiseSource
 from .opening import open_pipeline
