@@ -25,14 +25,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from ppvilg._runtime import prepare_cpu
+    from ppvilg.config import load
     from ppvilg.emoji.detector import Detector
     from ppvilg.emoji.detector_accuracy import measure_detector
     from ppvilg.emoji.detector_training import DetectorRecipe, train_detector
-    from ppvilg.evaluation import load_recipe
 
     prepare_cpu()
     try:
-        recipe = load_recipe(DetectorRecipe, arguments.config, arguments.override)
+        recipe = load(DetectorRecipe, arguments.config, arguments.override)
         report: dict = {}
         if arguments.measure_only is None:
             detector, report["training"] = train_detector(recipe)

@@ -1,7 +1,7 @@
 """Evaluation: a detector of the emoji world, and how often pictures show what held-out prompts ask for."""
 
 from .drawing.folder import PictureFolder, geneval_metadata
-from .suite import SUITES, load_recipe, open_suite
+from .suite import SUITES, open_suite
 from .suites.objects import ObjectsRecipe, ObjectsSuite
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "ObjectsSuite",
     "PictureFolder",
     "geneval_metadata",
-    "load_recipe",
     "open_suite",
 ]

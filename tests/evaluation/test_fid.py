@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from ppvilg.commands.evaluate import main
+from ppvilg.config import load
 from ppvilg.emoji.prepare import write_dataset
-from ppvilg.evaluation import load_recipe, open_suite
+from ppvilg.evaluation import open_suite
 from ppvilg.evaluation.drawing.painter import Painter
 from ppvilg.evaluation.drawing.prompts import choose_prompts, read_prompts
+from ppvilg.evaluation.drawing.sampling import Sampling
 from ppvilg.evaluation.metrics.features import (
     DetectorFeatures,
     ExportedFeatures,
@@ -128,14 +130,14 @@ def test_two_processes_draw_what_one_does(finished, tmp_path):
     for path in paths[12:]:
         path.unlink()
     prompts = FidSuite(recipe).prompts
-    painter = Painter(recipe.model, 2, 1.0, batch_size=4, processes=2)
+    painter = Painter(Sampling(recipe.model, 2, 1.0, batch_size=4, processes=2))
     painter.draw(tmp_path / "pictures", prompts)
     assert not painter._loaded  # nothing was left for this process
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     for path, picture in zip(paths, before):
         assert np.abs(np.asarray(Image.open(path), int) - picture).max() <= 1
-    with pytest.raises(ValueError, match="processes=0 must be at least 1"):
-        Painter(recipe.model, processes=0)
+    with pytest.raises(ValueError, match="processes=0: must be at least 1"):
+        Sampling(processes=0)
 
 
 def test_statistics_file_instead_of_pictures(finished, reference, tmp_path):
@@ -254,9 +256,9 @@ def test_mistakes_in_recipes(changes, message):
 
 
 def test_shipped_recipes_and_the_tool(capsys, tmp_path):
-    coco = load_recipe(FidRecipe, CONFIGS / "coco30k.yml")
+    coco = load(FidRecipe, CONFIGS / "coco30k.yml")
     assert (coco.count, coco.size, coco.network, coco.reference_count) == (30000, [256, 256], "inception", 40504)
-    assert load_recipe(FidRecipe, CONFIGS / "fid.yml").count == 5000
+    assert load(FidRecipe, CONFIGS / "fid.yml").count == 5000
     assert main(["-c", str(CONFIGS / "coco30k.yml"), "-o", f"output={tmp_path}"]) == 1
     assert capsys.readouterr().err.startswith("error: no weights at data/pt_inception-2015-12-05-6726825d.pth")
     with pytest.raises(ValueError, match="suite=fidd: suite 'fidd' is not one of objects, .*fid"):

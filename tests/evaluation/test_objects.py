@@ -126,7 +126,7 @@ def test_the_tool(model, tmp_path, capsys):
     assert lines[0].startswith("| pictures | kind ") and lines[-1] == f"results: {output / 'results.json'}"
     assert any(line.startswith("| renders | single | 2 | background | 100.0 |") for line in lines)
     assert main([*arguments, "-o", "sede=1"]) == 1
-    assert "unknown key 'sede'; did you mean seed?" in capsys.readouterr().err
+    assert "unknown key sede; did you mean seed?" in capsys.readouterr().err
     assert main([*arguments, "-o", "seed=1"]) == 1
     assert "holds pictures of another protocol (suite_seed 0, not 1)" in capsys.readouterr().err
     assert main([*arguments, "-o", "sources=[model]", "-o", "model=emoji65"]) == 1

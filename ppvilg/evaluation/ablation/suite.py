@@ -32,6 +32,7 @@ import numpy as np
 from omegaconf import MISSING, OmegaConf
 from tqdm import tqdm
 
+from ppvilg.config import Checked, ConfigError, bounded, choice
 from ppvilg.emoji.captions import held_out_prompts
 from ppvilg.emoji.detector import Detector, detector_sha256
 from ppvilg.emoji.judging import CRITERIA, judge
@@ -39,6 +40,7 @@ from ppvilg.emoji.render import render
 
 from ..drawing.folder import read_json, write_whole
 from ..drawing.painter import Painter, picture_seed
+from ..drawing.sampling import Sampling
 from ..metrics.distribution import Moments, check_features, frechet_distance
 from ..metrics.features import DetectorFeatures
 from ..reporting.protocol import about, file_sha256, open_output, write_results
@@ -75,8 +77,8 @@ class Arm:
         return [*switches, f"model.num_experts={self.experts}"]
 
 
-@dataclass
-class AblationRecipe:
+@dataclass(frozen=True)
+class AblationRecipe(Checked):
     """Everything an ablation depends on."""
 
     suite: str = "ablation"
@@ -87,48 +89,35 @@ class AblationRecipe:
     validation_data: str | None = None
     overrides: list[str] = field(default_factory=list)  # of the training recipe, for the base and for every arm
     base: str | None = None  # a finished run, or a pipeline folder; None: one is trained
-    base_steps: int = 2000
-    steps: int = 500  # of every arm
+    base_steps: int = bounded(2000, least=1)
+    steps: int = bounded(500, least=1)  # of every arm
     train_text_encoder: bool = True  # in every arm alike; marks are new words that must be learned
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    knowledge: list[str] = field(default_factory=lambda: list(KNOWLEDGE))  # with one denoiser
-    experts: list[int] = field(default_factory=lambda: [1, 2, 5, 10])
-    experts_knowledge: str = "none"  # of the arms with several experts
-    guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 5.0])
-    prompts: dict[str, int] = field(default_factory=lambda: {"single": 120, "pair": 100, "count": 100})
-    num_inference_steps: int = 15
+    seeds: list[int] = bounded([0, 1, 2], least=0)
+    knowledge: list[str] = choice(list(KNOWLEDGE), tuple(KNOWLEDGE))  # with one denoiser
+    experts: list[int] = bounded([1, 2, 5, 10], least=1)
+    experts_knowledge: str = choice("none", tuple(KNOWLEDGE))  # of the arms with several experts
+    guidance_scales: list[float] = bounded([1.0, 2.0, 3.0, 5.0], least=0)
+    prompts: dict[str, int] = bounded({"single": 120, "pair": 100, "count": 100}, least=0, keys=tuple(CRITERIA))
+    num_inference_steps: int = bounded(15, least=1)
     scheduler: str | None = None  # None: the model's own
-    reference_pictures: int = 3200
-    alignment: str = "all"  # "all" the prompt asks for, or "criteria": mean over the single demands
-    loss_scenes: int = 400  # real scenes of the prompts on which the loss is measured
-    loss_blocks: int = 5  # equal blocks of timesteps it is reported for, whatever the experts are
+    reference_pictures: int = bounded(3200, least=2)
+    alignment: str = choice("all", ALIGNMENTS)  # all the prompt asks for, or criteria: mean over the single demands
+    loss_scenes: int = bounded(400, least=1)  # real scenes of the prompts on which the loss is measured
+    loss_blocks: int = bounded(5, least=1)  # equal blocks of timesteps it is reported for, whatever the experts are
     detector: str | None = None
-    picture_seed: int = 0
-    batch_size: int = 32
-    parallel: int = 1  # arms that are trained and drawn at once, with one thread each
+    picture_seed: int = bounded(0, least=0)
+    batch_size: int = bounded(32, least=1)
+    parallel: int = bounded(1, least=1)  # arms that are trained and drawn at once, with one thread each
     only: str | None = None  # one job, <arm>/seed_<k>, without a report; how the jobs are started
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.knowledge, self.experts_knowledge) if name not in KNOWLEDGE]
-        if unknown:
-            raise ValueError(f"knowledge: {', '.join(unknown)} is none of {', '.join(KNOWLEDGE)}")
-        for name in ("seeds", "guidance_scales"):
+        super().__post_init__()
+        for name in ("seeds", "guidance_scales", "knowledge", "experts"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values) or min(values) < 0:
-                raise ValueError(f"{name}={values}: needs different numbers from 0")
-        if not self.experts or min(self.experts) < 1:
-            raise ValueError(f"experts={self.experts}: needs numbers from 1")
-        counts = ("base_steps", "steps", "num_inference_steps", "batch_size", "parallel", "loss_scenes", "loss_blocks")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        unknown = [kind for kind in self.prompts if kind not in CRITERIA]
-        if unknown or not any(self.prompts.values()) or min(self.prompts.values()) < 0:
-            raise ValueError(f"prompts={dict(self.prompts)}: use how many of {', '.join(CRITERIA)}")
-        if self.reference_pictures < 2:
-            raise ValueError(f"reference_pictures={self.reference_pictures} must be at least 2")
-        if self.alignment not in ALIGNMENTS:
-            raise ValueError(f"alignment={self.alignment!r} is not one of {', '.join(ALIGNMENTS)}")
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"{name}={values}: needs values, each once")
+        if not any(self.prompts.values()):
+            raise ConfigError(f"prompts={self.prompts}: needs how many of {', '.join(CRITERIA)}")
 
     @property
     def families(self) -> dict[str, list[Arm]]:
@@ -332,8 +321,9 @@ class AblationSuite:
 
     def _painter(self, arm: Arm, seed: int) -> Painter:
         recipe = self.recipe
-        settings = (recipe.num_inference_steps, 1.0, recipe.scheduler, recipe.picture_seed, recipe.batch_size)
-        return Painter(self._arm_folder(arm, seed) / "experts", *settings)
+        settings = {"guidance_scale": 1.0, "scheduler": recipe.scheduler, "seed": recipe.picture_seed}
+        model, steps = str(self._arm_folder(arm, seed) / "experts"), recipe.num_inference_steps
+        return Painter(Sampling(model, steps, batch_size=recipe.batch_size, **settings))
 
     def _draw(self, arm: Arm, seed: int) -> dict[float, Any]:
         """Folder of pictures per guidance scale."""
@@ -376,7 +366,7 @@ class AblationSuite:
 
     def _losses_of(self, pipeline: Path, note: Path) -> list[float]:
         """Mean loss of a model in every block of timesteps, measured once and kept in `note`."""
-        recipe, painter = self.recipe, Painter(pipeline)
+        recipe, painter = self.recipe, Painter(Sampling(str(pipeline)))
         made = {"model": painter.sha256, "scenes": recipe.loss_scenes, "blocks": recipe.loss_blocks}
         made |= {"seed": recipe.picture_seed, "prompts": [prompt["prompt"] for prompt in self.prompts]}
         if note.is_file() and (found := read_json(note))["made"] == made:

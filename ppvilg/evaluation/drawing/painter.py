@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import multiprocessing.connection
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,8 @@ from ppvilg._runtime import prepare_cpu
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, resolve
 
 from ..reporting.protocol import folder_sha256
-from .folder import PictureFolder
+from .folder import PictureFolder, read_json
+from .sampling import Sampling
 
 Key = tuple[int, int]  # number of the prompt, number of the picture
 POLL = 2.0  # seconds between looks at what other processes have drawn
@@ -31,35 +31,22 @@ def picture_seed(seed: int, prompt: int, image: int) -> int:
 
 
 class Painter:
-    """A model and how it draws.
+    """A model that draws as a recipe says. The weights are loaded with the first picture.
 
-    model: pipeline folder or zoo name. num_inference_steps, guidance_scale (one number or one per expert), scheduler,
-    eta (DDIM's share of fresh noise): None takes the model's own. processes: how many draw at once; on a CPU two of
-    one thread are faster than one of two.
-    FileNotFoundError: no such model. The weights are loaded with the first picture.
+    FileNotFoundError: no such model.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike,
-        num_inference_steps: int | None = None,
-        guidance_scale: Any = None,
-        scheduler: str | None = None,
-        seed: int = 0,
-        batch_size: int = 16,
-        processes: int = 1,
-        eta: float | None = None,
-    ) -> None:
-        if processes < 1:
-            raise ValueError(f"processes={processes} must be at least 1")
-        self.folder = resolve(model)
+    def __init__(self, sampling: Sampling) -> None:
+        self.folder = resolve(sampling.model)
         self.sha256 = folder_sha256(self.folder)
-        config = json.loads((self.folder / "model_index.json").read_text(encoding="utf-8"))
+        config = read_json(self.folder / "model_index.json")
         steps, scale = config.get("default_num_inference_steps", 50), config.get("default_guidance_scale", 7.5)
-        self.num_inference_steps = steps if num_inference_steps is None else num_inference_steps
-        self.guidance_scale = scale if guidance_scale is None else guidance_scale
-        self.eta = config.get("default_eta", 0.0) if eta is None and scheduler is None else eta
-        self.scheduler, self.seed, self.batch_size, self.processes = scheduler, seed, batch_size, processes
+        self.num_inference_steps = sampling.num_inference_steps or steps
+        self.guidance_scale = scale if sampling.guidance_scale is None else sampling.guidance_scale
+        own_eta = sampling.eta is None and sampling.scheduler is None
+        self.eta = config.get("default_eta", 0.0) if own_eta else sampling.eta
+        self.scheduler, self.seed = sampling.scheduler, sampling.seed
+        self.batch_size, self.processes = sampling.batch_size, sampling.processes
         self._loaded: list[ErnieViLG2Pipeline] = []  # shared with those of other guidance
 
     @property

@@ -22,6 +22,8 @@ from omegaconf import MISSING
 from PIL import Image
 from tqdm import tqdm
 
+from ppvilg.config import Checked, bounded, choice
+
 from ..drawing.folder import read_json, write_whole
 from ..reporting.protocol import about, differences, open_output, write_results
 from .pairs import Pair, pair_up, read_picture, read_pictures
@@ -36,8 +38,8 @@ SIDES = ("first", "second")
 _FREE = ("suite", "output", "votes", "first", "second", "first_name", "second_name", "prompts")
 
 
-@dataclass
-class SideBySideRecipe:
+@dataclass(frozen=True)
+class SideBySideRecipe(Checked):
     """Everything a comparison depends on."""
 
     suite: str = "side_by_side"
@@ -48,24 +50,12 @@ class SideBySideRecipe:
     second_name: str | None = None
     prompts: str | None = None  # list of prompts for folders that have none of their own
     prompt_key: str = "prompt"  # which text voters see: for example prompt_en
-    language: str = "zh"  # of the page: zh or en
-    pairs: int | None = None  # how many, drawn at random; None: all
-    largest_side: int = 768  # pixels; larger pictures are made smaller
-    jpeg_quality: int = 95
-    seed: int = 0
+    language: str = choice("zh", ("zh", "en"))  # of the page
+    pairs: int | None = bounded(None, least=1)  # how many, drawn at random; None: all
+    largest_side: int = bounded(768, least=1)  # pixels; larger pictures are made smaller
+    jpeg_quality: int = bounded(95, least=1, most=100)
+    seed: int = bounded(0, least=0)
     votes: str | None = None  # folder of the voters' files; None: votes in the output
-
-    def __post_init__(self) -> None:
-        if self.language not in ("zh", "en"):
-            raise ValueError(f"language={self.language!r}: use zh or en")
-        for name in ("pairs", "largest_side"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality={self.jpeg_quality} must lie between 1 and 100")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
 
     @property
     def names(self) -> tuple[str, str]:

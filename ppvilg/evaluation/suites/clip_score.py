@@ -19,11 +19,13 @@ from omegaconf import MISSING
 from PIL import Image
 from tqdm import tqdm
 
+from ppvilg.config import ConfigError, bounded, choice
 from ppvilg.data import BadSample
 
 from ..drawing.folder import METADATA, PROTOCOL, read_json, write_whole
 from ..drawing.painter import Painter
 from ..drawing.prompts import choose_prompts, read_prompts
+from ..drawing.sampling import Sampling
 from ..metrics.features import Pictures
 from ..metrics.inception import weights_sha256
 from ..metrics.intervals import average
@@ -208,40 +210,29 @@ def _rename(state: Mapping[str, np.ndarray], model: Any, kind: str, folder: Path
 # ---- suite ----
 
 
-@dataclass
-class ClipScoreRecipe:
+@dataclass(frozen=True)
+class ClipScoreRecipe(Sampling):
     """Everything the numbers depend on."""
 
     suite: str = "clipscore"
     output: str = MISSING
-    scorer: str = MISSING  # clip, chinese_clip, ernie_vil
+    scorer: str = choice(MISSING, SCORERS)
     weights: str = MISSING  # folder or PaddleNLP's name
-    # Pictures: drawn by a model, or a folder in which `tools/evaluate.py` drew (its prompts are used).
-    model: str = "emoji64"
-    pictures: str | None = None
+    pictures: str | None = None  # a folder that was drawn before, with its prompts; None: the model draws
     prompts: str | None = None  # .txt, .jsonl, COCO .json or samples
     language: str = "zh"  # of the captions of samples
     text: str = "prompt"  # key of the prompt that the scorer reads: prompt_en for an English scorer of Chinese prompts
-    count: int = 1000
-    prompt_seed: int = 0
-    draw_size: list[int] | None = None
-    num_inference_steps: int | None = None  # None: the model's own
-    guidance_scale: Any = None  # None: the model's own
-    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
-    scheduler: str | None = None
-    seed: int = 0
-    batch_size: int = 16
-    processes: int = 1  # that draw at once
-    scorer_batch_size: int = 32
+    count: int = bounded(1000, least=1)
+    prompt_seed: int = bounded(0, least=0)
+    draw_size: list[int] | None = bounded(None, least=1)  # width, height; None: those of the prompts, else the model's
+    scorer_batch_size: int = bounded(32, least=1)
 
     def __post_init__(self) -> None:
-        if self.scorer not in SCORERS and self.scorer != MISSING:
-            raise ValueError(f"scorer={self.scorer!r} is not one of {', '.join(SCORERS)}")
-        for name in ("count", "batch_size", "processes", "scorer_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        super().__post_init__()
+        if self.draw_size is not None and len(self.draw_size) != 2:
+            raise ConfigError(f"draw_size={self.draw_size} must be [width, height] in pixels, or null")
         if self.pictures is None and self.prompts is None:
-            raise ValueError("give prompts= for the model to draw, or pictures= that were drawn")
+            raise ConfigError("give prompts= for the model to draw, or pictures= that were drawn")
 
 
 class ClipScoreSuite:
@@ -251,9 +242,7 @@ class ClipScoreSuite:
         self.recipe = recipe
         self.painter: Painter | None = None
         if recipe.pictures is None:
-            settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
-            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes, "eta": recipe.eta}
-            self.painter = Painter(recipe.model, *settings, **sizes)
+            self.painter = Painter(recipe)
             self.prompts = self._choose_prompts()
         else:
             self.prompts = read_folder_prompts(Path(recipe.pictures))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import MISSING
 
+from ppvilg.config import ConfigError, bounded, choice
 from ppvilg.data import BadSample
 
 from ..drawing.folder import PROTOCOL, read_json
 from ..drawing.painter import Painter
 from ..drawing.prompts import choose_prompts, read_prompts
+from ..drawing.sampling import Sampling
 from ..metrics.distribution import METRICS, compare, neighbour_distances, squared_distances
 from ..metrics.features import (
+    CROPS,
     FILTERS,
     NETWORKS,
     Pictures,
@@ -35,66 +38,55 @@ NUMBERS = ("fid", "kid", "precision", "recall", "density", "coverage")
 SHOWN = 48  # pictures of a kind in the report
 
 
-@dataclass
-class FidRecipe:
+@dataclass(frozen=True)
+class FidRecipe(Sampling):
     """Everything the numbers depend on."""
 
     suite: str = "fid"
     output: str = MISSING
     # Reference: a folder of pictures, shards, or a statistics file (.npz) with its protocol inside.
     reference: str = MISSING
-    reference_count: int | None = None  # None: as many as there are
+    reference_count: int | None = bounded(None, least=2)  # None: as many as there are
     # Generated: drawn by a model, or pictures that exist already.
-    model: str = "emoji64"  # pipeline folder or zoo name
     pictures: str | None = None  # a folder of pictures or shards; then nothing is drawn
-    count: int = 5000
+    count: int = bounded(5000, least=2)
     prompts: str | None = None  # .txt, .jsonl, COCO .json or samples; None: captions of the reference's samples
     language: str = "zh"  # of the captions of samples
-    prompt_seed: int = 0
-    draw_size: list[int] | None = None  # width, height; None: those of the prompts, else the model's own
-    guidance_scales: list[Any] | None = None  # one row each; a number or one per expert; None: the model's own
-    num_inference_steps: int | None = None  # None: the model's own
-    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
-    scheduler: str | None = None  # None: the model's own
-    seed: int = 0
-    batch_size: int = 16
-    processes: int = 1  # that draw at once
+    prompt_seed: int = bounded(0, least=0)
+    draw_size: list[int] | None = bounded(None, least=1)  # width, height; None: those of the prompts, else the model's
+    guidance_scales: list[Any] | None = bounded(None)  # instead of guidance_scale: several, a row of numbers each
     # Features.
-    size: list[int] | None = None  # width, height that pictures are brought to; None: as they are
-    resize: str = "bicubic"
-    crop: str = "centre"
-    network: str = "detector"
+    size: list[int] | None = bounded(None, least=1)  # width, height that pictures are brought to; None: as they are
+    resize: str = choice("bicubic", tuple(FILTERS))
+    crop: str = choice("centre", CROPS)
+    network: str = choice("detector", NETWORKS)
     weights: str | None = None
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # network=paddle only
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # network=paddle only
-    feature_batch_size: int = 64
+    mean: list[float] = bounded([0.485, 0.456, 0.406])  # network=paddle only
+    std: list[float] = bounded([0.229, 0.224, 0.225], above=0)  # network=paddle only
+    feature_batch_size: int = bounded(64, least=1)
     # Numbers.
-    metrics: list[str] = field(default_factory=lambda: list(METRICS))
-    kid_subsets: int = 100
-    kid_subset_size: int = 1000
-    nearest_k: int = 5
-    groups: int = 20  # of the jackknife; 0: no intervals
+    metrics: list[str] = choice(list(METRICS), METRICS)
+    kid_subsets: int = bounded(100, least=1)
+    kid_subset_size: int = bounded(1000, least=2)
+    nearest_k: int = bounded(5, least=1)
+    groups: int = bounded(20, least=0)  # of the jackknife; 0: no intervals
 
     def __post_init__(self) -> None:
-        for name, known in (("metrics", METRICS), ("network", NETWORKS), ("resize", FILTERS)):
-            given = getattr(self, name)
-            unknown = [each for each in ([given] if isinstance(given, str) else given) if each not in known]
-            if unknown or not given:
-                raise ValueError(f"{name}={given}: use {', '.join(known)}")
-        for name in ("count", "kid_subset_size"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 2")
-        for name in ("batch_size", "processes", "feature_batch_size", "kid_subsets", "nearest_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.groups == 1 or self.groups < 0:
-            raise ValueError(f"groups={self.groups} must be 0 (no intervals) or at least 2")
+        super().__post_init__()
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError(f"metrics={self.metrics}: needs some of {', '.join(METRICS)}, each once")
+        if self.groups == 1:
+            raise ConfigError("groups=1: must be 0 (no intervals) or at least 2")
         if "kid" in self.metrics and self.kid_subset_size > self.count:
-            raise ValueError(f"kid_subset_size={self.kid_subset_size} is more than the count={self.count} pictures")
-        if self.draw_size is not None and (len(self.draw_size) != 2 or min(self.draw_size) < 1):
-            raise ValueError(f"draw_size={self.draw_size} must be [width, height] in pixels, or null")
+            raise ConfigError(f"kid_subset_size={self.kid_subset_size} is more than the count={self.count} pictures")
+        for name, length in (("draw_size", 2), ("size", 2), ("mean", 3), ("std", 3)):
+            value = getattr(self, name)
+            if value is not None and len(value) != length:
+                raise ConfigError(f"{name}={value}: needs {length} numbers" + (", width and height" * (length == 2)))
         if self.guidance_scales is not None and (self.pictures is not None or not self.guidance_scales):
-            raise ValueError("guidance_scales is a list for a model that draws; leave it out with pictures=")
+            raise ConfigError("guidance_scales is a list for a model that draws; leave it out with pictures=")
+        if self.guidance_scales is not None and self.guidance_scale is not None:
+            raise ConfigError("guidance_scale and guidance_scales are both given; leave one of them out")
 
 
 class FidSuite:
@@ -107,9 +99,7 @@ class FidSuite:
         self.given = self._open_reference()
         self._check_counts()
         if recipe.pictures is None:
-            settings = (recipe.num_inference_steps, None, recipe.scheduler, recipe.seed)
-            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes, "eta": recipe.eta}
-            self.painter = Painter(recipe.model, *settings, **sizes)
+            self.painter = Painter(recipe)
             self.prompts = self._choose_prompts()
         else:
             self.painter, self.pictures = None, Pictures(recipe.pictures, recipe.count)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
 from omegaconf import MISSING
 from PIL import Image
 
+from ppvilg.config import ConfigError, bounded, choice
 from ppvilg.emoji.captions import held_out_prompts
 from ppvilg.emoji.detector import Detector, detector_sha256, to_input
 from ppvilg.emoji.judging import CRITERIA, Verdict, judge
@@ -26,6 +26,7 @@ from ppvilg.emoji.scenes import Scene, draw_scene
 
 from ..drawing.folder import PictureFolder, write_whole
 from ..drawing.painter import Painter, draw_missing, picture_seed
+from ..drawing.sampling import Sampling
 from ..reporting.html import Report
 from ..reporting.markdown import table
 from ..reporting.protocol import REPORT, about, open_output
@@ -35,40 +36,25 @@ from .object_tables import HEADER, HEADER_BY_OBJECT, rows, rows_by_object, table
 SOURCES = ("model", "reconstruction", "renders")
 
 
-@dataclass
-class ObjectsRecipe:
+@dataclass(frozen=True)
+class ObjectsRecipe(Sampling):
     """Everything an evaluation depends on."""
 
     suite: str = "objects"
     output: str = MISSING
-    model: str = "emoji64"  # pipeline folder or zoo name
     detector: str | None = None  # folder; None: the detector that comes with the package
-    sources: list[str] = field(default_factory=lambda: list(SOURCES))
-    prompts: dict[str, int] = field(default_factory=lambda: {"single": 120, "pair": 100, "count": 100})
-    prompt_seed: int = 0
-    images_per_prompt: int = 1
-    seed: int = 0
-    num_inference_steps: int | None = None  # None: the model's own
-    guidance_scale: Any = None  # one number, or one per expert; None: the model's own
-    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
-    scheduler: str | None = None  # None: the model's own
-    batch_size: int = 16
-    processes: int = 1  # that draw at once
-    blind_pictures: int = 60
+    sources: list[str] = choice(list(SOURCES), SOURCES)
+    prompts: dict[str, int] = bounded({"single": 120, "pair": 100, "count": 100}, least=0, keys=tuple(CRITERIA))
+    prompt_seed: int = bounded(0, least=0)
+    images_per_prompt: int = bounded(1, least=1)
+    blind_pictures: int = bounded(60, least=0)
 
     def __post_init__(self) -> None:
-        unknown = [source for source in self.sources if source not in SOURCES]
-        if unknown or not self.sources:
-            raise ValueError(f"sources={list(self.sources)}: use some of {', '.join(SOURCES)}")
-        unknown = [kind for kind in self.prompts if kind not in CRITERIA]
-        if unknown or not any(self.prompts.values()) or min(self.prompts.values()) < 0:
-            raise ValueError(f"prompts={dict(self.prompts)}: use how many of {', '.join(CRITERIA)}")
-        counts = ("images_per_prompt", "batch_size", "processes", "num_inference_steps")
-        for name in counts if self.num_inference_steps is not None else counts[:-1]:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.blind_pictures < 0:
-            raise ValueError(f"blind_pictures={self.blind_pictures} must not be negative")
+        super().__post_init__()
+        if not self.sources or len(set(self.sources)) < len(self.sources):
+            raise ConfigError(f"sources={self.sources}: needs some of {', '.join(SOURCES)}, each once")
+        if not any(self.prompts.values()):
+            raise ConfigError(f"prompts={self.prompts}: needs how many of {', '.join(CRITERIA)}")
 
 
 def suite_prompts(recipe: ObjectsRecipe) -> list[dict]:
@@ -97,9 +83,7 @@ class ObjectsSuite:
         self.detector = Detector.load(recipe.detector)
         self.painter: Painter | None = None
         if recipe.sources != ["renders"]:
-            settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed)
-            sizes = {"batch_size": recipe.batch_size, "processes": recipe.processes, "eta": recipe.eta}
-            self.painter = Painter(recipe.model, *settings, **sizes)
+            self.painter = Painter(recipe)
         open_output(recipe.output, "objects")
 
     def run(self) -> dict:

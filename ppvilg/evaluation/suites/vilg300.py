@@ -11,62 +11,52 @@ import io
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import MISSING
 from PIL import Image, ImageDraw, ImageFont
 
+from ppvilg.config import ConfigError, bounded, choice
+
 from ..drawing.folder import PictureFolder, write_whole
 from ..drawing.painter import Painter
+from ..drawing.sampling import Sampling
 from ..metrics.features import Pictures
 from ..metrics.intervals import average
 from ..reporting.html import Report
 from ..reporting.markdown import interval_text, table
 from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
-from .clip_score import WEIGHT, ImageTextScorer
+from .clip_score import SCORERS, WEIGHT, ImageTextScorer
 
 HEADER = ("Prompt", "文本", "类别", "来源")
 LANGUAGES = ("zh", "en")
 ON_SHEET, ON_PAGE = 256, 160  # pixels along the longer side; larger pictures are made smaller
 
 
-@dataclass
-class ViLG300Recipe:
+@dataclass(frozen=True)
+class ViLG300Recipe(Sampling):
     """Everything a run over the prompts depends on."""
 
     suite: str = "vilg300"
     output: str = MISSING
     prompts: str = MISSING  # the published CSV
-    model: str = "emoji64"  # pipeline folder or zoo name
-    languages: list[str] = field(default_factory=lambda: ["zh"])  # zh, en or both
-    images_per_prompt: int = 4
-    width: int | None = None  # pixels; None: the model's own
-    height: int | None = None
-    seed: int = 0
-    num_inference_steps: int | None = None  # None: the model's own
-    guidance_scale: Any = None  # one number, or one per expert; None: the model's own
-    eta: float | None = None  # DDIM's share of fresh noise, 0 to 1; None: the model's own
-    scheduler: str | None = None
-    batch_size: int = 16
-    expected_prompts: int | None = 300  # None: any list of the same columns
-    expected_classes: int | None = 16
-    scorer_zh: str = "chinese_clip"  # or ernie_vil; see the suite clipscore
+    languages: list[str] = choice(["zh"], LANGUAGES)  # zh, en or both
+    images_per_prompt: int = bounded(4, least=1)
+    width: int | None = bounded(None, least=1)  # pixels; None: the model's own
+    height: int | None = bounded(None, least=1)
+    expected_prompts: int | None = bounded(300, least=1)  # None: any list of the same columns
+    expected_classes: int | None = bounded(16, least=1)
+    scorer_zh: str = choice("chinese_clip", SCORERS)  # see the suite clipscore
     weights_zh: str | None = None  # folder or name; None: Chinese prompts are not scored
-    scorer_en: str = "clip"
+    scorer_en: str = choice("clip", SCORERS)
     weights_en: str | None = None
 
     def __post_init__(self) -> None:
-        unknown = [language for language in self.languages if language not in LANGUAGES]
-        if unknown or not self.languages or len(set(self.languages)) < len(self.languages):
-            raise ValueError(f"languages={self.languages}: use zh, en or both")
-        for name in ("images_per_prompt", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        super().__post_init__()
+        if not self.languages or len(set(self.languages)) < len(self.languages):
+            raise ConfigError(f"languages={self.languages}: use zh, en or both")
 
 
 def read_vilg300(path: str | Path, expected_prompts: int | None = 300, expected_classes: int | None = 16) -> list[dict]:
@@ -112,8 +102,7 @@ class ViLG300Suite:
     def __init__(self, recipe: ViLG300Recipe):
         self.recipe = recipe
         self.rows = read_vilg300(recipe.prompts, recipe.expected_prompts, recipe.expected_classes)
-        settings = (recipe.num_inference_steps, recipe.guidance_scale, recipe.scheduler, recipe.seed, recipe.batch_size)
-        self.painter = Painter(recipe.model, *settings, eta=recipe.eta)
+        self.painter = Painter(recipe)
         self.scorers: dict[str, ImageTextScorer] = {}
         for language in recipe.languages:
             weights = getattr(recipe, f"weights_{language}")
