@@ -160,12 +160,12 @@ def test_arms_from_a_pipeline_folder(world, processes, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"knowledge": "[none,all]"}, "knowledge: all is none of none, text, vision, both"),
-        ({"seeds": "[0,0]"}, "seeds=[0, 0]: needs different numbers"),
-        ({"experts": "[0]"}, "experts=[0]: needs numbers from 1"),
-        ({"alignment": "taste"}, "alignment='taste' is not one of all, criteria"),
-        ({"parallel": 0}, "parallel=0 must be at least 1"),
-        ({"prompts": "{single: -1}"}, "use how many of single, pair, count"),
+        ({"knowledge": "[none,all]"}, "knowledge[1]='all': use none, text, vision or both"),
+        ({"seeds": "[0,0]"}, "seeds=[0, 0]: needs values, each once"),
+        ({"experts": "[0]"}, "experts[0]=0: must be at least 1"),
+        ({"alignment": "taste"}, "alignment='taste': use all or criteria"),
+        ({"parallel": 0}, "parallel=0: must be at least 1"),
+        ({"prompts": "{single: -1}"}, "prompts.single=-1: must be at least 0"),
         ({"only": "knowledge_all/seed_0"}, "is not one of knowledge_none_experts_01/seed_1"),
         ({"base": "nowhere"}, "base=nowhere lacks base, tokenizer"),
     ],

@@ -183,7 +183,7 @@ def test_what_is_refused(finished, ernie_vil, tmp_path):
         ImageTextScorer("clip", tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         ImageTextScorer("clip", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="scorer='vit' is not one of clip, chinese_clip, ernie_vil"):
+    with pytest.raises(ValueError, match="scorer='vit': use clip, chinese_clip or ernie_vil"):
         recipe_for(tmp_path, ernie_vil, scorer="vit", prompts=str(prompts))
     with pytest.raises(ValueError, match="give prompts= for the model to draw"):
         recipe_for(tmp_path, ernie_vil)

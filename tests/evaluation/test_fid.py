@@ -240,13 +240,13 @@ def test_another_reference_does_not_mix(finished, reference, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "resnet"}, "network=resnet: use detector, inception, paddle"),
-        ({"metrics": ["fid", "is"]}, "metrics=['fid', 'is']: use fid, kid, prdc"),
-        ({"resize": "nearest"}, "resize=nearest: use box, bilinear, bicubic, lanczos"),
+        ({"network": "resnet"}, "network='resnet': use detector, inception or paddle"),
+        ({"metrics": ["fid", "is"]}, "metrics[1]='is': use fid, kid or prdc"),
+        ({"resize": "nearest"}, "resize='nearest': use box, bilinear, bicubic or lanczos"),
         ({"kid_subset_size": 25}, "kid_subset_size=25 is more than the count=24 pictures"),
         ({"pictures": "x"}, "leave it out with pictures="),
-        ({"groups": 1}, "groups=1 must be 0"),
-        ({"draw_size": [64]}, "draw_size=[64] must be [width, height]"),
+        ({"groups": 1}, "groups=1: must be 0"),
+        ({"draw_size": [64]}, "draw_size=[64]: needs 2 numbers, width and height"),
     ],
 )
 def test_mistakes_in_recipes(changes, message):

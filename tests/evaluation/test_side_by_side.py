@@ -92,7 +92,7 @@ def test_another_text_and_large_pictures(tmp_path):
     [
         (dict(language="fr"), "language='fr': use zh or en"),
         (dict(pairs=21), "pairs=21, but there are only 20 prompts"),
-        (dict(pairs=0), "pairs=0 must be at least 1"),
+        (dict(pairs=0), "pairs=0: must be at least 1"),
         (dict(prompt_key="prompt_fr"), "has no such text"),
         (dict(first_name="x", second_name="x"), "both models are called 'x'"),
     ],

@@ -109,7 +109,7 @@ def test_both_languages_sheets_and_what_the_encoder_does_not_see(model, tmp_path
     assert "does not see the end of 1 prompts" in suite.summary(report)
     with pytest.raises(ValueError, match="holds pictures of another protocol .guidance_scale 1.0, not 2.0."):
         open_suite(CONFIG, [*overrides(prompts, model, tmp_path / "out", **options), "guidance_scale=2.0"]).run()
-    with pytest.raises(ValueError, match=re.escape("languages=['fr']: use zh, en or both")):
+    with pytest.raises(ValueError, match=re.escape("languages[0]='fr': use zh or en")):
         open_suite(CONFIG, [*overrides(prompts, model, tmp_path / "out"), "languages=[fr]"])
 
 
