@@ -42,6 +42,18 @@ def make_run(make_recipe):
 
 
 @pytest.fixture(scope="session")
+def command(world):
+    """command(output, "a.b=value", ...) -> arguments of a Python that trains in the tiny world."""
+
+    def build(output, *overrides):
+        places = [f"output={output}", f"data.train={world[0]}", f"data.validation={world[1]}"]
+        options = [part for override in [*places, *overrides] for part in ("-o", override)]
+        return [str(tiny.ROOT / "tools" / "train.py"), "-c", str(world[2]), *options]
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def finished(make_run, tmp_path_factory):
     """Output folder of an undisturbed run. Read only."""
     output = tmp_path_factory.mktemp("finished") / "out"

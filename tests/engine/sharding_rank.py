@@ -24,13 +24,13 @@ from ppvilg.engine import distributed
 from ppvilg.engine.sharding import FusedShardingOptimizer
 
 BUCKET = 3000  # bytes; a layer has 1088
-STEPS, BATCH, PASSES, WIDTH = 4, 16, 2, 16
+STEPS, BATCH, PASSES, WIDTH, DEPTH = 3, 16, 2, 16, 12
 
 
 class Net(paddle.nn.Layer):
     def __init__(self):
         super().__init__()
-        self.layers = paddle.nn.LayerList([paddle.nn.Linear(WIDTH, WIDTH) for _ in range(24)])
+        self.layers = paddle.nn.LayerList([paddle.nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH)])
         self.rare, self.alternate = (paddle.nn.Linear(WIDTH, WIDTH) for _ in range(2))
 
     def forward(self, x: paddle.Tensor, number: int, step: int, case: str) -> paddle.Tensor:

@@ -54,7 +54,7 @@ def assert_same(found: dict, expected: dict) -> None:
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5, atol=0)
     assert len(set(expected["loss"])) == rank_script.STEPS, "it learns"
     names = [name for name in expected if name.startswith("weight/")]
-    assert len(names) == 2 * 26
+    assert len(names) == 2 * (rank_script.DEPTH + 2)
     for name in names:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
 
@@ -69,17 +69,17 @@ def test_shards_learn_what_one_process_does(ranks, one_process, way):
 @pytest.mark.parametrize("way, apart", [("groups:2:0:plain", 0), ("groups:2:1:plain", 0), ("groups:2:1:unused", LAYER)])
 def test_a_rank_holds_its_own_gradients_and_a_bucket(ranks, way, apart):
     """A bucket is full with the weight that fills it; what only this rank has waits `apart` until all are done."""
-    weight, everything = 4 * rank_script.WIDTH**2, 26 * LAYER
+    weight, everything = 4 * rank_script.WIDTH**2, (rank_script.DEPTH + 2) * LAYER
     for found, stage_one in zip(ranks[way], ranks["groups:1:1:unused"]):
         assert found["owned"][0] == everything / 2
         assert found["held"].max() < everything / 2 + rank_script.BUCKET + weight + apart
         assert found["after"].max() <= everything / 2 and found["after"].min() > 0.4 * everything
-        assert stage_one["held"].max() >= 25 * LAYER, "stage 1 holds all of them"
+        assert stage_one["held"].max() >= (rank_script.DEPTH + 1) * LAYER, "stage 1 holds all of them"
 
 
 def test_every_pass_sends_every_gradient_once(ranks):
-    """In case plain 25 layers are used in even steps and 24 in odd ones; no message is padded."""
-    used = LAYER * sum(24 + (step % 2 == 0) for step in range(rank_script.STEPS))
+    """In case plain one layer more is used in even steps than in odd ones; no message is padded."""
+    used = LAYER * sum(rank_script.DEPTH + (step % 2 == 0) for step in range(rank_script.STEPS))
     for stage, compare, passes in ((1, 0, 1), (2, 0, rank_script.PASSES), (2, 1, rank_script.PASSES)):
         for found in ranks[f"groups:{stage}:{compare}:plain"]:
             assert found["gradients"] == passes * used and found["weights"] == used

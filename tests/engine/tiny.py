@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +117,13 @@ def write_recipe(path: Path) -> Path:
 def load_tool(name: str):
     """What tools/<name>.py runs."""
     return importlib.import_module(f"ppvilg.commands.{name}")
+
+
+def start(arguments: list[str], log) -> subprocess.Popen:
+    """Another Python with these arguments, in the folder of its log file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env=environment,
+                            cwd=Path(log.name).parent)
 
 
 def newest(output: Path, stage: str) -> dict:
