@@ -1,10 +1,11 @@
 """Training: recipe -> components, the loop, checkpoints, ranks, monitor."""
 import ppvilg._needs_paddle  # noqa: F401
 
-from . import distributed, experts, stopping
+from . import experts, stopping
 from .checkpoint import CheckpointError, CheckpointStore
+from .parallel import distributed
 from .run import Run
 from .trainer import Trainer, learning_rate_at
 
-__all__ = ["CheckpointError", "CheckpointStore", "Run", "Trainer", "distributed", "experts",
-           "learning_rate_at", "stopping"]
+__all__ = ["CheckpointError", "CheckpointStore", "Run", "Trainer", "distributed", "experts", "learning_rate_at",
+           "stopping"]

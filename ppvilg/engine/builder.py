@@ -14,8 +14,8 @@ from ppdiffusers.configuration_utils import FrozenDict
 
 from ppvilg.config import ConfigError, Recipe, unknown_key
 from ppvilg.data import ImageTransform, RecordSource, open_source
-from ppvilg.engine import distributed
 from ppvilg.engine.checkpoint import replaced_folder
+from ppvilg.engine.parallel import distributed
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, add_marks, build_tokenizer
 from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, expert_index
 

@@ -262,8 +262,8 @@ def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path]) -
     Raises:
         ConfigError: an expert that was trained beside other parts, or is not in its folder.
     """
-    from ppvilg.engine.denoiser import DenoiserStage
     from ppvilg.engine.run import Run
+    from ppvilg.engine.stages.denoiser import DenoiserStage
 
     whole = read_job(pipeline)
     choose_experts([whole])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from visualdl import LogWriter
 
 from ppvilg.data import BadSample
-from ppvilg.engine import distributed
+from ppvilg.engine.parallel import distributed
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from ppdiffusers import AutoencoderKL, UNet2DConditionModel
 
 from ppvilg.config import Recipe
 from ppvilg.engine.builder import plain
-from ppvilg.engine.topology import Axes
+from ppvilg.engine.parallel.layout import Axes
 from ppvilg.models import PatchAutoencoderKL
 
 VOCABULARY = 40_000  # rows of ERNIE 3.0's embedding, where the recipe names a published tokenizer

@@ -10,14 +10,15 @@ from omegaconf import OmegaConf
 
 from ppvilg.config import STAGES, ConfigError, Recipe, fingerprint
 from ppvilg.data import BadSample
-from ppvilg.engine import builder, distributed
-from ppvilg.engine.autoencoder import AutoencoderStage
+from ppvilg.engine import builder
+from ppvilg.engine.caches.latents import cache_latents
+from ppvilg.engine.caches.tags import cache_tags
 from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, write_whole
-from ppvilg.engine.denoiser import Conditioning, DenoiserStage
-from ppvilg.engine.latents import cache_latents
+from ppvilg.engine.parallel import distributed
+from ppvilg.engine.parallel.layout import experts_of
 from ppvilg.engine.precision import Precision
-from ppvilg.engine.tags import cache_tags
-from ppvilg.engine.topology import experts_of
+from ppvilg.engine.stages.autoencoder import AutoencoderStage
+from ppvilg.engine.stages.denoiser import Conditioning, DenoiserStage
 from ppvilg.engine.trainer import Trainer, check_shares
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,11 @@ import numpy as np
 import paddle
 
 from ppvilg.config import ConfigError, DistributedConfig, StageConfig
-from ppvilg.engine import distributed, stopping
+from ppvilg.engine import stopping
 from ppvilg.engine.checkpoint import BackgroundWriter, CheckpointError, CheckpointStore, replaced_folder
 from ppvilg.engine.ema import ExponentialMovingAverage
 from ppvilg.engine.monitor import Monitor
+from ppvilg.engine.parallel import distributed
 from ppvilg.engine.precision import Precision
 from ppvilg.models import use_matmul_bias_gradients
 

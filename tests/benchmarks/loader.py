@@ -25,7 +25,7 @@ from PIL import Image
 
 from ppvilg.data import BatchOrder, ImageTransform, SampleLoader, open_source, sample_rng
 from ppvilg.emoji.prepare import make_sample
-from ppvilg.engine.tags import cache_tags
+from ppvilg.engine.caches.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, build_tokenizer
 from ppvilg.knowledge.text import tag
 

@@ -46,8 +46,8 @@ def load(name: str):
 def print_tables(recipe_file: Path) -> None:
     """Markdown tables of docs/en/scale.md."""
     from ppvilg.config import load_config
+    from ppvilg.engine.parallel.layout import Axes
     from ppvilg.engine.plan import Planner, count
-    from ppvilg.engine.topology import Axes
 
     planner = Planner.of(load_config(recipe_file))
     print("| part | parameters | tensors | forward, TFLOP per sample | kept for backward, GB per sample (recompute) |")
@@ -165,8 +165,8 @@ def measured(output: Path, stage: str, ranks: int, turns: int) -> tuple[float, f
 def check(folder: Path, steps: int) -> bool:
     """One line per form and stage; whether all are within 5 %."""
     from ppvilg.config import load_config
+    from ppvilg.engine.parallel.layout import Axes
     from ppvilg.engine.plan import layer_shapes, step_traffic
-    from ppvilg.engine.topology import Axes
 
     parallel = load("parallel")
     world, good = parallel.World(folder, steps), True

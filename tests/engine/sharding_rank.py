@@ -21,7 +21,7 @@ import paddle
 
 from ppvilg.config import DistributedConfig
 from ppvilg.engine import distributed
-from ppvilg.engine.sharding import FusedShardingOptimizer
+from ppvilg.engine.parallel.sharding import FusedShardingOptimizer
 
 BUCKET = 3000  # bytes; a layer has 1088
 STEPS, BATCH, PASSES, WIDTH, DEPTH = 3, 16, 2, 16, 12

@@ -13,8 +13,9 @@ import pytest
 from engine_tiny import newest
 
 from ppvilg.data import ObjectBox, sample_rng
-from ppvilg.engine import CheckpointStore, Run, Trainer, builder, denoiser
-from ppvilg.engine.denoiser import DenoiserStage
+from ppvilg.engine import CheckpointStore, Run, Trainer, builder
+from ppvilg.engine.stages import denoiser
+from ppvilg.engine.stages.denoiser import DenoiserStage
 from ppvilg.models import use_tile_upsampling
 
 KNOWLEDGE_OFF = (
@@ -301,7 +302,6 @@ def test_how_the_recipe_samples_goes_into_the_pipeline(run):
 
 def test_latents_made_on_the_way_are_those_of_the_cache(run, prepare, monkeypatch):
     """The posterior's mean when the draw is zero: the same samples in the same order, encoded by the same network."""
-    import ppvilg.engine.denoiser as denoiser
 
     uncached = build_stage(prepare("data.cache_latents=false"))
     real = denoiser.sample_rng

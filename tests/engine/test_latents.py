@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ppvilg.data import ImageTransform, open_source
-from ppvilg.engine import builder, distributed, latents
-from ppvilg.engine.latents import cache_latents
+from ppvilg.engine import builder, distributed
+from ppvilg.engine.caches import latents
+from ppvilg.engine.caches.latents import cache_latents
 
 
 @pytest.fixture(scope="module")

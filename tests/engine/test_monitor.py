@@ -10,7 +10,7 @@ import pytest
 
 from ppvilg.engine import distributed, monitor
 from ppvilg.engine.monitor import KINDS, Monitor, RankRow, find_stragglers, gather
-from ppvilg.engine.traffic import Amount
+from ppvilg.engine.parallel.traffic import Amount
 
 
 def row(own: float, steps: int = 10, **fields) -> RankRow:

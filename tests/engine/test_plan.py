@@ -7,8 +7,8 @@ import paddle
 import pytest
 
 from ppvilg.engine import builder
+from ppvilg.engine.parallel.layout import Axes
 from ppvilg.engine.plan import Cluster, Planner, count, layer_shapes, step_traffic, trace
-from ppvilg.engine.topology import Axes
 
 
 @pytest.fixture(scope="module")

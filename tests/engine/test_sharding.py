@@ -87,7 +87,7 @@ def test_every_pass_sends_every_gradient_once(ranks):
 
 def test_what_a_collective_raises_during_the_backward_pass_is_told():
     """Paddle turns an exception of a hook into a SystemError without its reason."""
-    from ppvilg.engine.sharding import GradientShardingOptimizer, _hook
+    from ppvilg.engine.parallel.sharding import GradientShardingOptimizer, _hook
 
     def lost(finished):
         raise RuntimeError("the link is gone")

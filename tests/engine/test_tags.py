@@ -11,8 +11,9 @@ from PIL import Image
 from ppvilg.data import open_source
 from ppvilg.emoji.captions import describe
 from ppvilg.emoji.scenes import sample_scene
-from ppvilg.engine import distributed, tags
-from ppvilg.engine.tags import cache_tags
+from ppvilg.engine import distributed
+from ppvilg.engine.caches import tags
+from ppvilg.engine.caches.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, build_tokenizer
 from ppvilg.knowledge.text import tag
 from ppvilg.knowledge.vision import complete_caption

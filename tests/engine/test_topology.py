@@ -8,7 +8,7 @@ import pytest
 
 from ppvilg.config import ConfigError
 from ppvilg.engine import distributed
-from ppvilg.engine.topology import Axes, experts_of, layout_of, resolve_axes
+from ppvilg.engine.parallel.layout import Axes, experts_of, layout_of, resolve_axes
 
 SIZES = list(itertools.product((1, 2, 3), (1, 2, 4), (1, 2, 5)))
 

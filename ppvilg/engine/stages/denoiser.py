@@ -12,9 +12,10 @@ import paddle
 from ppvilg.config import Recipe
 from ppvilg.data import BatchOrder, Record, SampleLoader, sample_rng
 from ppvilg.diffusion import DenoisingLoss, TimestepSampler
-from ppvilg.engine import builder, distributed
+from ppvilg.engine import builder
 from ppvilg.engine.monitor import log_bad_sample
-from ppvilg.engine.samples import draw_prompts, save_pipeline
+from ppvilg.engine.parallel import distributed
+from ppvilg.engine.stages.samples import draw_prompts, save_pipeline
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge
 from ppvilg.models import expert_index, uniform_boundaries
 

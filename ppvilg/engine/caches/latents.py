@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ppvilg.data import BadSample, DataReport, ImageTransform, Record, RecordSource, Tally
 from ppvilg.data.index import ShapeBuckets, write_buckets
-from ppvilg.engine import distributed
+from ppvilg.engine.parallel import distributed
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import paddle
 
 from ppvilg.config import Recipe
 from ppvilg.data import BadSample, Batch, BatchOrder, ImageTransform, RecordSource, SampleLoader
-from ppvilg.engine import distributed
 from ppvilg.engine.monitor import log_bad_sample
+from ppvilg.engine.parallel import distributed
 
 
 class AutoencoderStage:

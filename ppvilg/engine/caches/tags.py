@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ppvilg.data import BadSample, RecordSource
-from ppvilg.engine import distributed
+from ppvilg.engine.parallel import distributed
 from ppvilg.knowledge import text as text_module
 from ppvilg.knowledge.text import MARKS, tag
 

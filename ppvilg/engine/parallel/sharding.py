@@ -14,7 +14,7 @@ import paddle.distributed as dist
 from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import DygraphShardingOptimizer
 from paddle.distributed.parallel import _split_tensors, build_groups
 
-from ppvilg.engine.traffic import Traffic
+from ppvilg.engine.parallel.traffic import Traffic
 
 MESSAGE_BYTES = 128 * 2**20
 _LOW_PRECISION = (paddle.float16, paddle.bfloat16)

@@ -7,13 +7,9 @@ What this rank sends is counted in `traffic` (see traffic.py), also what Fleet s
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import signal
-import socket
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -25,14 +21,12 @@ from paddle.distributed import fleet
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 
 from ppvilg.config import ConfigError, DistributedConfig
-from ppvilg.engine.sharding import FusedShardingOptimizer, GradientShardingOptimizer, gradient_dtype
-from ppvilg.engine.topology import Axes, Layout, layout_of, resolve_axes
-from ppvilg.engine.traffic import Traffic
+from ppvilg.engine.parallel.layout import Axes, Layout, layout_of, resolve_axes
+from ppvilg.engine.parallel.meeting import leave_note, meet, read_note, send_without_delay
+from ppvilg.engine.parallel.sharding import FusedShardingOptimizer, GradientShardingOptimizer, gradient_dtype
+from ppvilg.engine.parallel.traffic import Traffic
 
 traffic = Traffic()
-_meetings: Counter = Counter()
-_notes = itertools.count()
-_stores: list = []  # gloo groups need theirs to stay alive
 
 
 @dataclass
@@ -63,12 +57,16 @@ def start(settings: DistributedConfig | None = None) -> None:
     _axes = axes
     if world > 1 and not dist.is_initialized():
         _end_with_launcher()
-        _give_gloo_groups_their_own_store()
+        if paddle.get_device() == "cpu":
+            from ppvilg.engine.parallel.gloo import give_groups_their_own_store
+
+            give_groups_their_own_store()
         strategy = fleet.DistributedStrategy()
         strategy.hybrid_configs = {"dp_degree": world // axes.sharding, "sharding_degree": axes.sharding}
         fleet.init(is_collective=True, strategy=strategy)
         traffic.watch()
         _build_groups()
+        send_without_delay()
     arrange(expert_groups=False)
 
 
@@ -86,34 +84,6 @@ def _end_with_launcher() -> None:
     if sys.platform.startswith("linux"):
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _give_gloo_groups_their_own_store() -> None:
-    """All gloo groups rendezvous under the same keys of one store and take each other's addresses: one store each."""
-    import paddle.distributed.collective as collective
-    import paddle.distributed.parallel as parallel
-
-    original = collective._new_process_group_impl
-
-    def with_own_store(backend, store, rank, world_size, group_name, *arguments, **options):
-        if backend == "gloo" and group_name != collective._default_group_name:
-            store = _own_store(store, rank, world_size, f"ppvilg/group/{group_name}")
-        return original(backend, store, rank, world_size, group_name, *arguments, **options)
-
-    collective._new_process_group_impl = parallel._new_process_group_impl = with_own_store
-
-
-def _own_store(common, rank: int, world_size: int, key: str):
-    """A new store for `world_size` ranks, hosted by the first of them; its address travels through the common one."""
-    if rank == 0:
-        host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").split(":")[0]
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
-        common.set(key, f"{host}:{port}")  # first, for the host's constructor waits for the others
-    host, port = bytes(common.get(key)).decode().split(":")
-    _stores.append(paddle.base.core.TCPStore(host, int(port), rank == 0, world_size))
-    return _stores[-1]
 
 
 def _build_groups() -> None:
@@ -198,35 +168,23 @@ def barrier() -> None:
     """
     if world_size() == 1:
         return
-    _meet("world", world_size())
-    _meet("left", world_size(), wait=is_main())
-
-
-def _meet(name: str, count: int, wait: bool = True) -> None:
-    """Wait until `count` ranks have called this as often: arrivals are counted in the store that all ranks met in."""
-    store, key, pause = paddle.distributed.collective._default_store, f"ppvilg/meeting/{name}", 0.0005
-    _meetings[name] += 1
-    store.add(key, 1)
-    while wait and store.add(key, 0) < count * _meetings[name]:
-        time.sleep(pause)
-        pause = min(1.5 * pause, 0.02)
+    meet("world", world_size())
+    meet("left", world_size(), wait=is_main())
 
 
 def _meet_before_gloo(name: str, count: int) -> None:
     """gloo gives up when a rank is half a minute late; on a busy machine, or after long work, one may well be."""
     if paddle.get_device() == "cpu":
-        _meet(name, count)
+        meet(name, count)
 
 
 def from_main(text: str) -> str:
     """The main rank's text on every rank, however long the main rank takes to have it."""
     if world_size() == 1:
         return text
-    store, key = paddle.distributed.collective._default_store, f"ppvilg/note/{next(_notes)}"
-    if is_main():
-        store.set(key, text)
+    key = leave_note(text if is_main() else None)
     barrier()
-    return bytes(store.get(key)).decode()
+    return read_note(key)
 
 
 def share_initial_weights(layers: Iterable[paddle.nn.Layer]) -> None:

@@ -1,0 +1,1 @@
+"""What is trained: the autoencoder, the base denoiser and the experts, as the loop sees them."""
