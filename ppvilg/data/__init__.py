@@ -1,9 +1,18 @@
 """Data: records from shards or folders, transforms that carry boxes, and the batch order. NumPy and Pillow only."""
 
+from .buckets import ShapeBuckets, write_buckets
 from .loader import Batch, LoadReport, SampleLoader, sample_rng
 from .order import BatchOrder, RangeBuckets
-from .records import BadSample, ObjectBox, Record, decode_image, validate_objects
-from .report import BadSampleLimit, DataReport, Tally, TooManyBadSamples
+from .records import (
+    BadSample,
+    BadSampleLimit,
+    ObjectBox,
+    Record,
+    TooManyBadSamples,
+    decode_image,
+    validate_objects,
+)
+from .report import DataReport, Tally
 from .source import RecordSource, open_source
 from .transforms import ImageTransform, Placement
 
@@ -21,10 +30,12 @@ __all__ = [
     "Record",
     "RecordSource",
     "SampleLoader",
+    "ShapeBuckets",
     "Tally",
     "TooManyBadSamples",
     "decode_image",
     "open_source",
     "sample_rng",
     "validate_objects",
+    "write_buckets",
 ]

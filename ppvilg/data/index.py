@@ -13,154 +13,18 @@ import json
 import logging
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .order import RangeBuckets
+from .indexing import COLUMNS, IndexWriter
 from .records import BadSample
-from .transforms import ImageTransform
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the files below change their meaning
+FORMAT = 2  # raise it when the files below change their meaning
 HOME = ".ppvilg"  # beside the shards
-COLUMNS = {
-    "sizes": (np.dtype("<i4"), 2),  # width, height
-    "file_of": (np.dtype("<i4"), 1),  # number of the shard; -1: a file of its own, named in the text
-    "offsets": (np.dtype("<i8"), 1),  # of the picture in its file
-    "lengths": (np.dtype("<i8"), 1),
-    "headers": (np.dtype("<u4"), 1),  # CRC-32 of the tar header before the picture; 0: none
-    "text_ends": (np.dtype("<i8"), 1),
-}
-_BLOCK = 2**20
-
-
-class IndexWriter:
-    """Takes samples one by one into the files of an index; memory does not grow with their number.
-
-    `base` is the folder that names of files are relative to. Keys are looked up in a temporary SQLite file.
-    """
-
-    def __init__(self, folder: Path, base: str, max_pixels: int):
-        self.folder, self.base, self.max_pixels = folder, base, max_pixels
-        self.files: list[str] = []
-        self.file_lengths: list[int] = []
-        self.counts = {"samples": 0, "problems": 0, "unannotated": 0, "unmatched": 0, "files_used": 0}
-        self.annotation_hash = ""
-        self.has_annotations = False
-        self._columns = {name: open(folder / f"{name}.bin", "wb", _BLOCK) for name in COLUMNS}
-        self._text = open(folder / "text.bin", "wb", _BLOCK)
-        self._lists = {name: open(folder / f"{name}.jsonl", "w", encoding="utf-8", errors="surrogatepass")
-                       for name in ("problems", "unannotated", "unmatched")}
-        self._text_end, self._last_file = 0, None
-        self._sidecar = None
-        self._keys = sqlite3.connect(folder / "keys.sqlite", isolation_level=None)
-        for statement in (
-            "PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", "PRAGMA cache_size=-65536",
-            "CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID",
-            "CREATE TABLE annotation (key BLOB PRIMARY KEY, start INTEGER, length INTEGER) WITHOUT ROWID", "BEGIN",
-        ):
-            self._keys.execute(statement)
-
-    def reject(self, key: str, source: str, reason: str) -> None:
-        """Name what cannot be used."""
-        if self.base and source.startswith(self.base + os.sep):
-            source = source[len(self.base) + 1 :]  # the index moves with its data
-        self.counts["problems"] += 1
-        row = {"key": key, "source": source, "reason": reason}
-        self._lists["problems"].write(json.dumps(row) + "\n")
-
-    def is_new(self, key: str) -> bool:
-        """Whether no sample had this key before."""
-        return self._keys.execute("INSERT OR IGNORE INTO seen VALUES (?)", (_bytes(key),)).rowcount == 1
-
-    def keep_annotation(self, key: str, start: int, length: int) -> bool:
-        """Note where the sidecar speaks of a key; False when it did already."""
-        row = (_bytes(key), start, length)
-        return self._keys.execute("INSERT OR IGNORE INTO annotation VALUES (?, ?, ?)", row).rowcount == 1
-
-    def take_annotation(self, key: str) -> bytes | None:
-        """The sidecar's line of a key, once."""
-        if not self.has_annotations:
-            return None
-        found = self._keys.execute("SELECT start, length FROM annotation WHERE key = ?", (_bytes(key),)).fetchone()
-        if found is None:
-            return None
-        self._keys.execute("DELETE FROM annotation WHERE key = ?", (_bytes(key),))
-        self._sidecar.seek(found[0])
-        return self._sidecar.read(found[1])
-
-    def open_sidecar(self, path: str) -> Iterator[tuple[int, int, bytes]]:
-        """(line number, offset, line) of the sidecar; afterwards its lines can be taken."""
-        digest, start = hashlib.sha256(), 0
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                digest.update(line)
-                yield number, start, line
-                start += len(line)
-        self.has_annotations, self.annotation_hash = True, digest.hexdigest()
-        self._sidecar = open(path, "rb")  # noqa: SIM115 (closed in close)
-
-    def append(self, key: str, size: tuple[int, int], location: tuple[int, int, int, int], extension: str, entry: dict,
-               annotated: bool) -> None:
-        """Take a sample; location is (file number, offset, length, CRC-32 of its header)."""
-        file_number, offset, length, header = location
-        entry = {name: value for name, value in entry.items() if value not in ({}, [], None)}
-        text = _bytes(json.dumps([key, extension, entry], ensure_ascii=False, separators=(",", ":")))
-        self._text.write(text)
-        self._text_end += len(text)
-        values = (size, file_number, offset, length, header, self._text_end)
-        for (name, (dtype, _)), value in zip(COLUMNS.items(), values):
-            self._columns[name].write(np.asarray(value, dtype).tobytes())
-        self.counts["samples"] += 1
-        if file_number < 0 or file_number != self._last_file:  # samples come file by file
-            self.counts["files_used"] += 1
-        self._last_file = file_number
-        if not annotated and self.has_annotations:
-            self.counts["unannotated"] += 1
-            self._lists["unannotated"].write(json.dumps(key) + "\n")
-
-    def finish(self, request: dict, stamps: dict, changed: list[str]) -> None:
-        """Write what is left and the manifest; `changed` are the files for which an older index was given up."""
-        for (key,) in self._keys.execute("SELECT key FROM annotation ORDER BY start"):
-            self.counts["unmatched"] += 1
-            self._lists["unmatched"].write(json.dumps(key.decode("utf-8", "surrogatepass")) + "\n")
-        self.close()
-        os.unlink(self.folder / "keys.sqlite")
-        names = list(map(os.path.basename, self.files))
-        manifest = {
-            "format": FORMAT, "request": request, "stamps": stamps, "changed": changed, "files": self.files,
-            **self.counts, "max_pixels": self.max_pixels,
-            "fingerprint": _fingerprint(self.folder, [names, self.file_lengths, self.annotation_hash]),
-        }  # fmt: skip
-        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-    def close(self) -> None:
-        """Let go of the files."""
-        for file in (*self._columns.values(), self._text, *self._lists.values()):
-            file.close()
-        if self._sidecar is not None:
-            self._sidecar.close()
-        self._keys.close()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _fingerprint(folder: Path, listing: list) -> str:
-    """sha256 of what the data is: names and sizes of files, index, texts, sidecar; not where or when it was written."""
-    digest = hashlib.sha256(b"ppvilg records 2\0" + json.dumps(listing).encode())
-    for name in (*(name for name in COLUMNS if name != "headers"), "text"):
-        path = folder / f"{name}.bin"
-        digest.update(path.stat().st_size.to_bytes(8, "little"))  # keeps neighbouring parts from running together
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 class Index:
@@ -200,7 +64,7 @@ class Index:
             yield BadSample(row["key"], source, row["reason"])
 
     def keys(self, which: str) -> Iterator[str]:
-        """Keys of "unannotated" samples or "unmatched" annotations, read one by one."""
+        """Keys of "unannotated" samples or "unmatched" annotations, names of "unlisted" pictures, one by one."""
         return self._rows(which)
 
     def _rows(self, name: str) -> Iterator:
@@ -298,8 +162,9 @@ def _build(partial: Path, base: str, request: dict, stamps: dict, changed: list,
             writer.close()
             rows = [json.loads(line) for line in (partial / "problems.jsonl").read_text("utf-8").splitlines()[:10]]
             problems = "; ".join(str(BadSample(row["key"], row["source"], row["reason"])) for row in rows)
-            raise ValueError(f"{base or '.'}: no usable sample ({problems or 'no samples inside'})")
-        writer.finish(request, stamps, changed)
+            unlisted = writer.counts["unlisted"] and f"{writer.counts['unlisted']} pictures that no line speaks of"
+            raise ValueError(f"{base or '.'}: no usable sample ({problems or unlisted or 'no samples inside'})")
+        writer.finish(format=FORMAT, request=request, stamps=stamps, changed=changed)
     finally:
         writer.close()
 
@@ -327,58 +192,3 @@ class KeyView(Sequence):
 
     def __repr__(self) -> str:
         return f"<{self._length} keys: {', '.join(map(repr, self[:3]))}, ...>"
-
-
-class ShapeBuckets:
-    """Which samples fall into which of the transform's shapes: lists on disk, read through a memory map."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        array = np.load(path, mmap_mode="r")  # number of shapes, counts, then the lists end to end
-        shapes = int(array[0])
-        counts = array[1 : 1 + shapes].tolist()
-        self.numbers = [bucket for bucket, count in enumerate(counts) if count]
-        self.counts = [counts[bucket] for bucket in self.numbers]
-        self._lists = np.asarray(array)[1 + shapes :]
-        self._starts = np.cumsum([0, *counts[:-1]])
-
-    def __reduce__(self):
-        return ShapeBuckets, (self._path,)
-
-    def members(self, bucket: int, places: np.ndarray) -> np.ndarray:
-        """The samples at places (k,) of a bucket's list, int64 (k,)."""
-        return self._lists[self._starts[bucket] + np.asarray(places)]
-
-
-def shape_buckets(folder: Path, sizes: np.ndarray, transform: ImageTransform, chunk: int = 2**18):
-    """Buckets of pictures by their sizes (n, 2), kept in `folder`; made in chunks, so that memory stays the same."""
-    shapes = len(transform.shapes)
-    if shapes == 1:
-        return RangeBuckets({0: len(sizes)})
-    made_of = json.dumps([transform.shapes, len(sizes)])
-    path = folder / f"shapes_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.npy"
-    if not path.exists():
-        write_buckets(path, len(sizes), shapes, lambda a, b: transform.buckets_of(sizes[a:b]), chunk)
-    return ShapeBuckets(path)
-
-
-def write_buckets(path: Path, count: int, shapes: int, bucket_of, chunk: int = 2**18) -> None:
-    """Write the file of ShapeBuckets; bucket_of(a, b) gives the buckets (b - a,) of samples [a, b)."""
-    counts = np.zeros(shapes, np.int64)
-    for start in range(0, count, chunk):
-        counts += np.bincount(bucket_of(start, min(start + chunk, count)), minlength=shapes)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    array = np.lib.format.open_memmap(partial, "w+", np.int64, (1 + shapes + count,))
-    array[0], array[1 : 1 + shapes] = shapes, counts
-    places = 1 + shapes + np.cumsum([0, *counts[:-1]])
-    for start in range(0, count, chunk):
-        buckets = bucket_of(start, min(start + chunk, count))
-        for bucket in np.unique(buckets):
-            members = start + np.flatnonzero(buckets == bucket)
-            array[places[bucket] : places[bucket] + len(members)] = members
-            places[bucket] += len(members)
-    array.flush()
-    del array
-    os.replace(partial, path)
-
-

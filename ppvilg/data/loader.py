@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from .order import BatchOrder
-from .records import BadSample, Record
-from .report import BAD_SAMPLE_SHARE, BadSampleLimit, DataReport, Tally, TooManyBadSamples
+from .records import BAD_SAMPLE_SHARE, BadSample, BadSampleLimit, Record, TooManyBadSamples
+from .report import DataReport, Tally
 from .source import RecordSource
 from .transforms import ImageTransform
 

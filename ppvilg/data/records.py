@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -14,6 +15,9 @@ from ppvilg.files import MAX_PIXELS, PictureError, picture_size, read_picture
 
 CAPTION_KINDS = ("zh", "en", "generated")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# Names under which a picture may lie that is one of ours in truth, or of a type that is not supported.
+OTHER_PICTURE_EXTENSIONS = ("jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2", "ppm")
+BAD_SAMPLE_SHARE = 0.1  # of a data set, by default
 MAX_TEXT_BYTES = 2**20  # a caption or .json larger than this is damage, not text
 
 
@@ -29,6 +33,42 @@ class BadSample(ValueError):
     def __str__(self) -> str:
         return ": ".join(
             part for part in (self.source, f"sample {self.key!r}" if self.key else "", self.reason) if part
+        )
+
+
+class TooManyBadSamples(RuntimeError):
+    """More of a data set is bad than may be; the message names the first ones and the list of all."""
+
+
+@dataclass(frozen=True)
+class BadSampleLimit:
+    """At most `share` of the `samples` of a data set may be bad (recipe: `data.bad_sample_share`), rounded up.
+
+    Different samples are counted, however often each is met. Nothing is deleted when there are too many: what was
+    made of the good ones stays. ValueError when the share is not within [0, 1].
+    """
+
+    samples: int
+    share: float = BAD_SAMPLE_SHARE
+
+    def __post_init__(self):
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"data.bad_sample_share={self.share} must be within [0, 1]")
+
+    @property
+    def count(self) -> int:
+        """So many may be bad."""
+        return math.ceil(round(self.share * self.samples, 6))
+
+    def check(self, bad: int, first: Iterable[BadSample] = (), listing: str | os.PathLike | None = None) -> None:
+        """Raise TooManyBadSamples when `bad` are more; `first` are shown, `listing` is where all are named."""
+        if bad <= self.count:
+            return
+        lines = "".join(f"\n  {problem}" for problem in itertools.islice(first, 10))
+        raise TooManyBadSamples(
+            f"{bad} bad samples of {self.samples}: more than data.bad_sample_share={self.share} allows. "
+            f"{f'All are named in {listing}. ' if listing else ''}Mend or remove them, or raise "
+            f"data.bad_sample_share; what was made of the others is kept. The first:{lines}"
         )
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from .records import BadSample
 from .source import RecordSource
 
-BAD_SAMPLE_SHARE = 0.1  # of a data set, by default
 _FILE = re.compile(r"(.*?\.(?:tar|jsonl))(?::.*)?", re.DOTALL)
 _PARTICULAR = re.compile(r"\(.*\)|\[.*?\]|'.*?'|(?:/\S+)|\d+", re.DOTALL)
 
@@ -43,42 +39,6 @@ class Tally:
         """Count one."""
         self.reasons[kind_of(problem.reason)] += 1
         self.files[file_of(problem.source)] += 1
-
-
-class TooManyBadSamples(RuntimeError):
-    """More of a data set is bad than may be; the message names the first ones and the list of all."""
-
-
-@dataclass(frozen=True)
-class BadSampleLimit:
-    """At most `share` of the `samples` of a data set may be bad (recipe: `data.bad_sample_share`), rounded up.
-
-    Different samples are counted, however often each is met. Nothing is deleted when there are too many: what was
-    made of the good ones stays. ValueError when the share is not within [0, 1].
-    """
-
-    samples: int
-    share: float = BAD_SAMPLE_SHARE
-
-    def __post_init__(self):
-        if not 0.0 <= self.share <= 1.0:
-            raise ValueError(f"data.bad_sample_share={self.share} must be within [0, 1]")
-
-    @property
-    def count(self) -> int:
-        """So many may be bad."""
-        return math.ceil(round(self.share * self.samples, 6))
-
-    def check(self, bad: int, first: Iterable[BadSample] = (), listing: str | os.PathLike | None = None) -> None:
-        """Raise TooManyBadSamples when `bad` are more; `first` are shown, `listing` is where all are named."""
-        if bad <= self.count:
-            return
-        lines = "".join(f"\n  {problem}" for problem in itertools.islice(first, 10))
-        raise TooManyBadSamples(
-            f"{bad} bad samples of {self.samples}: more than data.bad_sample_share={self.share} allows. "
-            f"{f'All are named in {listing}. ' if listing else ''}Mend or remove them, or raise "
-            f"data.bad_sample_share; what was made of the others is kept. The first:{lines}"
-        )
 
 
 class DataReport:

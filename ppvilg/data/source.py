@@ -5,18 +5,38 @@ Nothing is dropped silently: what cannot be used is in `RecordSource.bad`, with 
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
 
-from .index import HOME, Index, KeyView, home_of, open_index, shape_buckets, stamp_of
-from .records import MAX_PIXELS, BadSample, ObjectBox, Record, decode_image, expand_braces, validate_objects
-from .shards import fill_from_folder, fill_from_shards, find_listing, find_pictures
+from .buckets import shape_buckets
+from .index import HOME, Index, KeyView, home_of, open_index, stamp_of
+from .indexing import (
+    COMPRESSED,
+    fill_from_folder,
+    fill_from_shards,
+    find_files,
+    find_listing,
+    find_sidecars,
+    is_picture,
+)
+from .records import (
+    BAD_SAMPLE_SHARE,
+    MAX_PIXELS,
+    BadSample,
+    BadSampleLimit,
+    ObjectBox,
+    Record,
+    decode_image,
+    expand_braces,
+    validate_objects,
+)
 from .transforms import ImageTransform
 
 _HEADER = 512  # bytes of the tar header before a picture
@@ -75,18 +95,27 @@ class RecordSource:
         return Record(key, None, text["captions"], objects, tags, source, text.get("extra", {}))
 
     def read(self, i: int) -> Record:
-        """Sample i with its decoded picture.
+        """Sample i with its decoded picture, which decides about its size.
 
-        BadSample when the picture is damaged, not of its declared size, or no longer where the index says.
+        BadSample when the picture is damaged, a box leaves it, or it is no longer where the index says.
         """
         record = self.read_text(i)
-        data = self._read_bytes(i, record)
-        image = decode_image(data, record.key, record.source, self._max_pixels)
-        declared = tuple(self.sizes[i].tolist())
-        if image.size != declared:
-            reason = "declared {}x{} but the upright picture is {}x{}: correct the annotation"
-            raise BadSample(record.key, record.source, reason.format(*declared, *image.size))
+        image = decode_image(self._read_bytes(i, record), record.key, record.source, self._max_pixels)
+        if image.size != tuple(self.sizes[i].tolist()):
+            validate_objects(record.objects, *image.size, key=record.key, source=record.source)
         return replace(record, image=image)
+
+    def captions(self) -> Iterator[str]:
+        """Every caption, read one by one; samples with wrong boxes are left out, to be named when they are read."""
+        for i in range(len(self)):
+            with contextlib.suppress(BadSample):
+                yield from self.read_text(i).captions.values()
+
+    def check_share(self, share: float = BAD_SAMPLE_SHARE) -> None:
+        """Raise TooManyBadSamples when more than `share` of all samples could not be indexed."""
+        counts = self.index.manifest
+        limit = BadSampleLimit(counts["samples"] + counts["problems"], share)
+        limit.check(counts["problems"], self.index.problems(), self.index.folder / "problems.jsonl")
 
     def buckets(self, transform: ImageTransform):
         """Which samples fall into which of the transform's shapes, for `BatchOrder`."""
@@ -107,10 +136,14 @@ class RecordSource:
         for title, which in (
             ("annotations without a sample", "unmatched"),
             ("samples without an annotation", "unannotated"),
+            ("pictures of which no line speaks", "unlisted"),
         ):
             if counts[which]:
                 more = ", ..." if counts[which] > names else ""
                 lines.append(f"  {counts[which]} {title}: {', '.join(islice(self.index.keys(which), names))}{more}")
+        if counts["wrong_hints"]:
+            lines.append(f"  {counts['wrong_hints']} declared sizes are not those of the pictures, which decide; the "
+                         f"first: {counts['first_wrong_hint']}")
         if counts["problems"] > names:
             lines.append(f"  all problems: {self.index.folder / 'problems.jsonl'}")
         return "\n".join(lines)
@@ -182,40 +215,56 @@ def open_source(
 ) -> RecordSource:
     """Open one .tar, a folder of .tar shards, a pattern `x-{000..009}.tar`, or a folder with one .jsonl and pictures.
 
-    `annotations` is the sidecar JSONL; when None, `annotations.jsonl` beside the shards is used if it exists. For a
-    folder of pictures it is the JSONL itself. The index is kept in the folder `index`; None: in `.ppvilg` beside the
-    data or, where that cannot be written, in the user's cache folder. ValueError when there is nothing usable, naming
-    what was found.
+    `annotations` is the sidecar JSONL of shards, or a folder of them; when None, `annotations.jsonl` beside the shards
+    and `NAME.annotations.jsonl` beside NAME.tar are used where they exist. For a folder of pictures it is the JSONL
+    itself. The index is kept in the folder `index`; None: in `.ppvilg` beside the data or, where that cannot be
+    written, in the user's cache folder.
+
+    Raises:
+        FileNotFoundError, PermissionError: what is not there or may not be read, by name.
+        ValueError: there is nothing usable; what was found is named.
     """
     path = os.fspath(path)
     home = None if index is None else Path(index)
+    given = None if annotations is None else os.fspath(annotations)
+    if given is not None and not os.path.exists(given):
+        raise FileNotFoundError(f"no such annotations: {given}")
     if os.path.isdir(path):
-        shards = sorted(glob.glob(os.path.join(glob.escape(path), "*.tar")))
+        shards = _shards_in(path)
         if not shards:
-            return _open_folder(path, annotations, max_pixels, home)
+            return _open_folder(path, given, max_pixels, home)
     else:
         shards = expand_braces(path)
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    missing = [shard for shard in shards if not os.path.exists(shard)]
     if missing:
         raise FileNotFoundError(f"no such shard: {', '.join(missing[:10])} ({len(missing)} of {len(shards)} missing)")
     base = os.path.dirname(shards[0])
-    if annotations is None:
-        beside = os.path.join(base, "annotations.jsonl")
-        annotations = beside if os.path.isfile(beside) else None
-    sidecar = None if annotations is None else os.fspath(annotations)
-    stamps = {os.path.relpath(file, base or "."): stamp_of(file) for file in [*shards, *filter(None, [sidecar])]}
-    sidecar_name = sidecar and os.path.relpath(sidecar, base or ".")
-    request = {"path": os.path.relpath(path, base or "."), "annotations": sidecar_name, "max_pixels": max_pixels}
-    fill = lambda writer: fill_from_shards(writer, shards, sidecar)  # noqa: E731
+    sidecars = find_sidecars(shards, given)
+    stamps = {os.path.relpath(file, base or "."): stamp_of(file) for file in [*shards, *sidecars.paths]}
+    names = [os.path.relpath(sidecar, base or ".") for sidecar in sidecars.shared]
+    request = {"path": os.path.relpath(path, base or "."), "annotations": names, "max_pixels": max_pixels}
+    fill = lambda writer: fill_from_shards(writer, shards, sidecars)  # noqa: E731
     return RecordSource(open_index(base, request, stamps, max_pixels, fill, home))
 
 
-def _open_folder(folder: str, annotations: str | os.PathLike | None, max_pixels: int, home) -> RecordSource:
-    listing = find_listing(folder) if annotations is None else os.fspath(annotations)
+def _shards_in(folder: str) -> list[str]:
+    """The shards in a folder in the order of their names, compressed ones too, for they are to be named."""
+    try:
+        names = sorted(os.listdir(folder))
+    except PermissionError:
+        raise PermissionError(f"{folder} may not be read by this user: change its permissions") from None
+    shards = [name for name in names if name.lower().endswith((".tar", *COMPRESSED))]
+    if not any(name.lower().endswith(".tar") for name in shards):
+        return []
+    return [os.path.join(folder, name) for name in shards if os.path.isfile(os.path.join(folder, name))]
+
+
+def _open_folder(folder: str, annotations: str | None, max_pixels: int, home: Path | None) -> RecordSource:
+    listing = find_listing(folder) if annotations is None else annotations
     folder = os.path.normpath(folder)
-    pictures = {name: path for name, path in find_pictures(folder).items() if not name.startswith(HOME + "/")}
-    stamps = {name: stamp_of(path) for name, path in pictures.items()}
+    files, unreadable = find_files(folder, skip=HOME)
+    stamps = {name: stamp_of(path) for name, path in files.items() if is_picture(name, others=True)}
     stamps[os.path.relpath(listing, folder)] = stamp_of(listing)
     request = {"folder": True, "annotations": os.path.relpath(listing, folder), "max_pixels": max_pixels}
-    fill = lambda writer: fill_from_folder(writer, listing, pictures)  # noqa: E731
+    fill = lambda writer: fill_from_folder(writer, folder, listing, files, unreadable)  # noqa: E731
     return RecordSource(open_index(folder, request, stamps, max_pixels, fill, home))

@@ -6,10 +6,11 @@ The lowest room: it imports none of the others.
 from .hashing import digest_of, file_sha256
 from .pickles import refuse_pickles
 from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
-from .reading import damage_of, read_lines, read_text
+from .reading import LFS_POINTER, damage_of, read_lines, read_text
 from .writing import whole_file, write_whole
 
 __all__ = [
+    "LFS_POINTER",
     "MAX_PIXELS",
     "PICTURE_FORMATS",
     "PictureError",

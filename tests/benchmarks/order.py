@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvilg.data import BatchOrder, RangeBuckets
-from ppvilg.data.index import ShapeBuckets, write_buckets
+from ppvilg.data import BatchOrder, RangeBuckets, ShapeBuckets, write_buckets
 
 BATCH = 1024
 

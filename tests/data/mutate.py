@@ -57,7 +57,7 @@ def _damage(kind: str, data: bytes, other: Path, rng: np.random.Generator) -> by
         start, length = members[2].offset_data, members[2].size // 2
         changed[start : start + 2 * length] = data[start + length : start + 2 * length] + data[start : start + length]
     elif kind == "duplicate key":
-        return other.read_bytes()
+        return data + data  # written one after another
     return bytes(changed)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ppvilg.data import BatchOrder, ImageTransform, RangeBuckets
 from ppvilg.data import order as order_module
-from ppvilg.data.index import ShapeBuckets, shape_buckets, write_buckets
+from ppvilg.data.buckets import ShapeBuckets, shape_buckets, write_buckets
 from ppvilg.data.order import ArrayBuckets, BlockPermutation, Permutation, key_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.data import BadSample, ObjectBox, decode_image, open_source, validate_objects
+from ppvilg.data import BadSample, ObjectBox, TooManyBadSamples, decode_image, open_source, validate_objects
 from ppvilg.data.records import expand_braces, image_size
 
 
@@ -147,8 +147,8 @@ def test_folder_with_jsonl(tmp_path):
     assert source.read(0).objects == [ObjectBox("cat", (0.0, 0.0, 4.0, 4.0), 1.0)]
     assert source.read(1).captions == {"zh": "狗"}
     text = "\n".join(map(str, source.bad))
-    assert len(source.bad) == 3
-    assert "outside.png" in text and "metadata.jsonl:4" in text and "alone" in text
+    assert len(source.bad) == 2
+    assert "outside.png" in text and "metadata.jsonl:4" in text and "alone.png" in source.summary()
 
 
 def test_folder_needs_exactly_one_jsonl(tmp_path):
@@ -283,9 +283,7 @@ def test_samples_that_lack_or_repeat_something_are_named(tmp_path):
         ("00007.json", '{"caption": "x"'),
         (".hidden", "x"),
     ]
-    write_tar(tmp_path / "0.tar", members)
-    write_tar(tmp_path / "1.tar", samples(1))
-    source = open_source(tmp_path)
+    source = open_source(write_tar(tmp_path / "0.tar", members))
     assert source.keys == ["00000"] and source.read(0).image.getpixel((0, 0)) == (0, 0, 0)
     reasons = [(problem.key, problem.reason) for problem in source.bad]
     for key, part in [
@@ -293,15 +291,17 @@ def test_samples_that_lack_or_repeat_something_are_named(tmp_path):
         ("00002", "caption is missing"),
         ("00003", "caption is missing or empty"),
         ("00004", "2 images"),
-        ("00000", "duplicate key; the first member"),
-        ("00000", "duplicate key; the first sample"),
+        ("00000", "duplicate key in one shard"),
         ("00005", "not a picture of a supported type"),
         ("00006", "cannot be read"),
         ("00007", "cannot be read"),
         ("", "no key"),
     ]:
         assert any(key == found and part in reason for found, reason in reasons), (key, part)
-    assert len(reasons) == 10
+    assert len(reasons) == 9
+    with pytest.raises(TooManyBadSamples, match="9 bad samples of 10.*problems.jsonl"):
+        source.check_share(0.8)
+    source.check_share(0.9)
 
 
 def test_links_are_named_and_the_rest_of_the_shard_is_read(tmp_path):
@@ -333,8 +333,9 @@ def test_links_are_named_and_the_rest_of_the_shard_is_read(tmp_path):
         ({"captions": {"fr": "chat"}}, "fr"),
         ({"captions": {"zh": 3}}, "must be text"),
         ({"tags": [["猫"]]}, "tags"),
-        ({"width": 0, "height": 8}, "positive"),
-        ({"width": 2**20, "height": 2**20}, "limit"),
+        ({"objects": [{"label": "猫", "box": [0, 0, 4, 4], "score": float("nan")}]}, "score"),
+        ({"width": 8, "height": 16, "objects": [{"label": "猫", "box": [0, 0, 4, 4]}]}, "drawn on a picture of 8x16"),
+        ({"width": 0, "height": 8, "objects": [{"label": "猫", "box": [0, 0, 4, 4]}]}, "drawn on a picture of 0x0"),
     ],
 )
 def test_malformed_annotation_names_key_and_fault(tmp_path, fields, part):
@@ -361,13 +362,46 @@ def test_broken_sidecar_lines_are_named_with_their_number(tmp_path):
 # ---- damage found while reading
 
 
-def test_declared_size_must_be_the_pictures(tmp_path):
-    write_tar(tmp_path / "0.tar", samples(1))
-    write_sidecar(tmp_path / "annotations.jsonl", [{"key": "00000", "width": 8, "height": 16}])
+@pytest.mark.parametrize("size", [(8, 16), (0, 8), ("16", 8), (2**20, 2**20), (16.0, 8.0), (None, 8)])
+def test_a_declared_size_is_a_hint(tmp_path, size):
+    """In the sidecar and in a shard's own .json: the picture decides, and the summary says it once."""
+    declared = dict(zip(("width", "height"), size))
+    members = [("a.png", encode()), ("a.json", json.dumps({"caption": "猫", **declared})), *samples(2)]
+    write_tar(tmp_path / "0.tar", members)
+    write_sidecar(tmp_path / "annotations.jsonl", [{"key": "00000", **declared}, {"key": "00001", "width": 16}])
     source = open_source(tmp_path)
-    with pytest.raises(BadSample, match="declared 8x16 but the upright picture is 16x8") as caught:
-        source.read(0)
-    assert caught.value.key == "00000"
+    assert source.bad == [] and source.sizes.tolist() == [[16, 8]] * 3
+    assert all(source.read(i).image.size == (16, 8) for i in range(3))
+    lines = [line for line in source.summary().splitlines() if "declared sizes" in line]
+    assert len(lines) == 1 and "3 declared sizes" in lines[0] and "0.tar:a.png is said to be" in lines[0]
+
+
+def test_hints_of_old_downloads_of_phones_and_of_late_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    png = encode(size=(40, 20))
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    late = png[:-12] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[-12:]
+    kinds = {"stale": ("jpg", encode(size=(40, 20), kind="JPEG"), {"width": 640, "height": 320}),
+             "phone": ("jpg", encode(size=(40, 20), kind="JPEG", exif=exif), {"width": 40, "height": 20}),
+             "late": ("png", late, {})}  # fmt: skip
+    members = [(f"{key}.{name}", data) for key, (ext, picture, size) in kinds.items()
+               for name, data in ((ext, picture), ("json", json.dumps({"caption": "猫", **size})))]  # fmt: skip
+    source = open_source(write_tar(tmp_path / "0.tar", members))
+    assert [source.read(i).image.size for i in range(3)] == [(40, 20), (20, 40), (20, 40)]
+    assert source.sizes.tolist() == [[40, 20], [20, 40], [20, 40]] and "2 declared sizes" in source.summary()
+
+
+def test_a_picture_that_is_not_what_its_header_said_still_decides(tmp_path):
+    """As where the index holds another size: boxes are checked against the picture."""
+    write_tar(tmp_path / "0.tar", samples(2))
+    objects = [{"label": "猫", "box": [0, 0, 20, 8]}]
+    write_sidecar(tmp_path / "annotations.jsonl", [{"key": "00001", "objects": objects}])
+    source = open_source(tmp_path)
+    source.sizes = np.full((2, 2), 30, np.int32)
+    assert source.read(0).image.size == (16, 8)
+    with pytest.raises(BadSample, match="leaves the 16x8 picture"):
+        source.read(1)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,16 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from ppvilg.data import BadSample, DataReport, ImageTransform, Record, RecordSource, Tally
-from ppvilg.data.index import ShapeBuckets, write_buckets
+from ppvilg.data import (
+    BadSample,
+    DataReport,
+    ImageTransform,
+    Record,
+    RecordSource,
+    ShapeBuckets,
+    Tally,
+    write_buckets,
+)
 from ppvilg.engine.parallel import distributed
 
 logger = logging.getLogger(__name__)
