@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",  # Paddle has no build for later ones
     packages=find_packages(include=["ppvilg", "ppvilg.*"]),
-    entry_points={"console_scripts": ["ppvilg = ppvilg.commands:main"]},
+    entry_points={"console_scripts": ["ppvilg = ppvilg.commands:start"]},
     package_data={
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),

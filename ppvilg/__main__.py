@@ -1,8 +1,6 @@
 """`python -m ppvilg COMMAND ...`, the same as `ppvilg COMMAND ...`."""
 
-import sys
-
-from ppvilg.commands import main
+from ppvilg.commands import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # instead of this folder, whose names other packages have too
 
-from ppvilg.commands import main  # noqa: E402
+from ppvilg.commands import start  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    start("train")

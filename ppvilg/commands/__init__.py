@@ -1,6 +1,7 @@
 """What the console script `ppvilg` and tools/*.py run: one module a command, each with `main(argv)`.
 
-To add a command: a module here, and one line in COMMANDS.
+To add a command: a module here, and one line in COMMANDS. Its `main` raises OSError or ValueError with one sentence
+for a mistake of the user's; how that is said, and with which exit code, is decided here.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+SHOW_TRACEBACK = "PPVILG_TRACEBACK"
 
 
 class Command(NamedTuple):
@@ -40,7 +44,15 @@ def parse(argv: list[str] | None = None) -> tuple[str, list[str]]:
     parser = argparse.ArgumentParser(
         prog="ppvilg",
         description="ERNIE-ViLG 2.0 for PaddlePaddle: Chinese text to image.",
-        epilog="\n".join(["commands:", *lines, "", "ppvilg COMMAND --help lists what a command takes"]),
+        epilog="\n".join(
+            [
+                "commands:",
+                *lines,
+                "",
+                "ppvilg COMMAND --help lists what a command takes.",
+                f"{SHOW_TRACEBACK}=1 in the environment shows where in the code an error came from.",
+            ]
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=ppvilg.__version__)
@@ -55,10 +67,44 @@ def parse(argv: list[str] | None = None) -> tuple[str, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command; returns its exit code. What went wrong is one sentence on standard error, and exit code 1."""
     name, arguments = parse(argv)
-    return importlib.import_module(COMMANDS[name].module).main(arguments) or 0
+    try:
+        return importlib.import_module(COMMANDS[name].module).main(arguments) or 0
+    except KeyboardInterrupt:
+        return _say("stopped", 130)
+    except BrokenPipeError:  # who read what is printed has gone, like `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError as error:
+        if os.environ.get(SHOW_TRACEBACK, "0") != "0":
+            raise
+        return _say(f"error: out of memory ({_first_line(error)}): smaller pictures or a smaller batch need less", 1)
+    except (OSError, ValueError, ImportError) as error:
+        if os.environ.get(SHOW_TRACEBACK, "0") != "0":
+            raise
+        return _say(f"error: {error}", 1)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def start(*command: str) -> NoReturn:
+    """Run what the command line says, after `command`, and leave with its exit code."""
+    _read_arguments_as_utf8()
+    sys.exit(main([*command, *sys.argv[1:]]))
+
+
+def _read_arguments_as_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has no other way to read Chinese prompts and file names."""
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "Error:" in line]  # Paddle puts its stack above
+    return (told or lines or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Experts as folders: `python tools/experts.py split|assemble|status|merge|validate ...`.
+"""Experts as folders: `ppvilg experts split|assemble|status|merge|validate ...`.
 
     split base pipeline10 --experts 10           ten copies of one denoiser; 10 -> 20 halves every block
     assemble job0/experts_00 job1/experts_01 ... --output pipeline
@@ -7,10 +7,13 @@
     merge pipeline base_again                    one denoiser, the mean of the experts: to train on from
     validate -c recipe.yml --pipeline pipeline --replace 7=job7/experts_07 --output judged
 """
+
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 
-from .arguments import new_parser
+from .arguments import add_device, add_recipe, new_parser, use_device
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,8 +33,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     merge.add_argument("source", type=Path)
     merge.add_argument("output", type=Path)
     validate = commands.add_parser("validate", help="a retrained expert among the others")
-    validate.add_argument("-c", "--config", required=True, help="recipe (YAML): its validation data and prompts")
-    validate.add_argument("-o", "--override", action="append", default=[], metavar="A.B=VALUE")
+    add_recipe(validate, "recipe (YAML): its validation data and prompts are used")
+    add_device(validate)
     validate.add_argument("--pipeline", type=Path, required=True)
     validate.add_argument("--replace", action="append", required=True, metavar="K=FOLDER", help="may be repeated")
     validate.add_argument("--output", type=Path, required=True, help="for latents, and pictures of the prompts")
@@ -41,10 +44,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def validate(arguments: argparse.Namespace) -> str:
     from PIL import Image
 
-    from ppvilg._runtime import prepare_cpu
     from ppvilg.config import ConfigError, load_config
 
-    prepare_cpu()
+    use_device(arguments.device)
     from ppvilg.engine import experts
 
     replacements = {}
@@ -82,10 +84,6 @@ def run(arguments: argparse.Namespace) -> str:
     return experts.status(arguments.folders)
 
 
-def main(argv: list[str] | None = None) -> None:
-    from ppvilg.config import ConfigError
-
-    try:
-        print(run(parse_arguments(argv)))
-    except (ConfigError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
+def main(argv: list[str] | None = None) -> int:
+    print(run(parse_arguments(argv)))
+    return 0

@@ -1,18 +1,17 @@
 """Export a model as static graphs for Paddle Inference, proven against the model itself before anything is kept.
 
-python tools/export.py --model emoji64 --output output/export/emoji64
-python tools/infer.py -m output/export/emoji64 --prompt 蓝色背景上的一辆红色出租车
+ppvilg export --model emoji64 --output output/export/emoji64
+ppvilg infer -m output/export/emoji64 --prompt 蓝色背景上的一辆红色出租车
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from .arguments import new_parser
+from ppvilg.files import read_lines, shipped_folder
 
-PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "prompts" / "quickstart.txt"
+from .arguments import add_device, new_parser, use_device
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,38 +35,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="how weights are stored; graphs compute in float32 (%(default)s)",
     )
     parser.add_argument(
-        "--prompt-file", type=Path, default=PROMPTS, help="prompts whose pictures are compared, one per line"
+        "--prompt-file", type=Path, help="prompts whose pictures are compared, one per line (sixteen for emoji64)"
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of those pictures; of latents for experts"
+        "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of those pictures; of latents for experts"
     )
     parser.add_argument("--from-diffusers", action="store_true", help="a stock UNet folder in PyTorch's layout")
+    add_device(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from paddlenlp.utils.log import logger
-
-    from ppvilg._runtime import prepare_cpu
+    use_device(arguments.device)
     from ppvilg.export import export_model
 
-    prepare_cpu()
-    logger.set_level("WARNING")  # it tells the story of every file it opens
-    try:
-        prompts = [line.strip() for line in arguments.prompt_file.read_text(encoding="utf-8").splitlines()]
-        manifest = export_model(
-            arguments.model,
-            arguments.output,
-            backends=arguments.backends,
-            prompts=[prompt for prompt in prompts if prompt],
-            size=arguments.size,
-            weights=arguments.weights,
-            from_diffusers=arguments.from_diffusers,
-        )
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    manifest = export_model(
+        arguments.model,
+        arguments.output,
+        backends=arguments.backends,
+        prompts=read_lines(arguments.prompt_file or shipped_folder() / "prompts" / "quickstart.txt"),
+        size=arguments.size and arguments.size[::-1],
+        weights=arguments.weights,
+        from_diffusers=arguments.from_diffusers,
+    )
     print(manifest.report())
     print(f"bundle: {arguments.output.resolve()}")
     return 0

@@ -1,24 +1,26 @@
-"""Train from a recipe: `python tools/train.py -c configs/emoji64.yml [-o train.base.steps=1000 ...]`.
+"""Train from a recipe: `ppvilg train -c configs/emoji64.yml [-o train.base.steps=1000 ...]`.
 
-On several ranks: `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`. Run the same command
-again to go on after a stop. SIGTERM and Ctrl-C finish the step, write a checkpoint and end with exit code 75 (a second
-Ctrl-C ends at once); outside of training they end at once with 143 and 130, for nothing would be lost.
+On several ranks: `python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c ...`, or, where ppvilg is
+installed, `... --nproc_per_node 2 $(command -v ppvilg) train -c ...`. Run the same command again to go on after a stop.
+SIGTERM and Ctrl-C finish the step, write a checkpoint and end with exit code 75 (a second Ctrl-C ends at once); outside
+of training they end at once with 143 and 130, for nothing would be lost.
 """
+from __future__ import annotations
+
 import argparse
 import logging
 import os
 import signal
 
-from ppvilg.config import ConfigError, load_config
+from ppvilg.config import load_config
 
-from .arguments import new_parser
+from .arguments import add_device, add_recipe, new_parser, use_device
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("train", __doc__)
-    parser.add_argument("-c", "--config", required=True, help="recipe (YAML)")
-    parser.add_argument("-o", "--override", action="append", default=[], metavar="A.B=VALUE",
-                        help="replace one value of the recipe; may be given many times")
+    add_recipe(parser)
+    add_device(parser)
     return parser.parse_args(argv)
 
 
@@ -43,11 +45,12 @@ def stop_at_once(number, frame) -> None:
     os._exit(128 + number)
 
 
-def train(recipe) -> str:
+def train(recipe, device: str | None = None) -> str:
     """All stages of the recipe; gives the folder of the last result."""
-    from ppvilg._runtime import prepare_cpu
+    from ppvilg._versions import TRAINING, check_versions
 
-    prepare_cpu()
+    check_versions(TRAINING)
+    use_device(device)
     from ppvilg.engine import CheckpointError, Run, distributed, stopping
 
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
@@ -68,11 +71,7 @@ def train(recipe) -> str:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     stop_by_signal()
-    try:
-        recipe = load_config(arguments.config, arguments.override)
-        result = train(recipe)
-    except (ConfigError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
+    result = train(load_config(arguments.config, arguments.override), arguments.device)
     if is_main_rank():
         print(f"done: {result}")
     if is_one_of_many():

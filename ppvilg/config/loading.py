@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import StringNode
 
-from ppvilg.files import read_text
+from ppvilg.files import find_shipped, read_text, shipped_recipes
 
 from .limits import ConfigError, check_values, unknown_key
 
@@ -61,12 +61,12 @@ def read(schema: type, path: str | Path | None, overrides: Sequence[str] = ()) -
 
 def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Origin]:
     """The files of a recipe in the order in which they are merged: bases first, later ones over earlier ones."""
-    path = path.resolve()
+    path = find_shipped(path, above[-1].parent if above else ".").resolve()
     if path in above:
         raise ConfigError(f"{path}: _base_ files refer to each other in a circle")
     if not path.is_file():
         by = f" (named as _base_ in {above[-1]})" if above else ""
-        raise FileNotFoundError(f"no recipe at {path}{by}")
+        raise FileNotFoundError(f"no recipe at {path}{by}; with ppvilg come {', '.join(shipped_recipes())}")
     node = _parse_file(path)
     bases = node.pop("_base_", None) or []
     bases = [bases] if isinstance(bases, str) else bases
@@ -74,7 +74,7 @@ def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Origin]:
         raise ConfigError(f"{path}: _base_ is the name of a recipe or a list of names, found {bases}")
     files = []
     for base in bases:
-        files += read_with_bases(path.parent / base, above + (path,))
+        files += read_with_bases(Path(base), above + (path,))
     return files + [(str(path), node)]
 
 

@@ -1,8 +1,6 @@
 """`python -m ppvilg.evaluation ...`, the same as `ppvilg evaluate ...`."""
 
-import sys
-
-from ppvilg.commands import main
+from ppvilg.commands import start
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    start("evaluate")

@@ -7,6 +7,7 @@ from .hashing import digest_of, file_sha256
 from .pickles import refuse_pickles
 from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
 from .reading import LFS_POINTER, damage_of, read_lines, read_text
+from .shipped import find_shipped, shipped_folder, shipped_recipes
 from .writing import whole_file, write_whole
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "damage_of",
     "digest_of",
     "file_sha256",
+    "find_shipped",
     "picture_size",
     "read_lines",
     "read_picture",
     "read_text",
+    "shipped_folder",
+    "shipped_recipes",
     "refuse_pickles",
     "to_rgb",
     "whole_file",

@@ -160,9 +160,9 @@ def fork_rank(rank: int, endpoints: list[str], log: str, arguments: list[str]) -
         os.environ.update(PADDLE_TRAINER_ID=str(rank), PADDLE_TRAINERS_NUM=str(len(endpoints)),
                           PADDLE_CURRENT_ENDPOINT=endpoints[rank], PADDLE_TRAINER_ENDPOINTS=",".join(endpoints),
                           PADDLE_MASTER=endpoints[0], PADDLE_DISTRI_BACKEND="gloo")
-        sys.argv = ["train.py", *arguments]
-        load_tiny().load_tool("train").main()
-        code = 0
+        from ppvilg.commands import main
+
+        code = main(["train", *arguments])
     except SystemExit as left:
         print(left, file=sys.stderr)
         code = left.code if isinstance(left.code, int) else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppvilg.commands import main
 from ppvilg.emoji import objects as objects_module
 from ppvilg.emoji import prepare
 from ppvilg.emoji.captions import describe, held_out_combinations, held_out_prompts, noun_phrase, noun_phrase_en
@@ -499,15 +499,12 @@ def test_numbers_out_of_range_are_named(tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tool_writes_both_splits(tmp_path, monkeypatch, capsys):
-    prepare_data = importlib.import_module("ppvilg.commands.prepare")
-    command = ["prepare_data.py", "--output", str(tmp_path), "--num-samples", "6", "--num-validation", "4"]
-    monkeypatch.setattr("sys.argv", command)
-    assert prepare_data.main() == 0
+def test_tool_writes_both_splits(tmp_path, capsys):
+    command = ["prepare", "--output", str(tmp_path), "--num-samples", "6", "--num-validation", "4"]
+    assert main(command) == 0
     assert capsys.readouterr().out.strip().endswith(f"data: {tmp_path}")
     assert len(read_annotations(tmp_path / "train")[1]) == 6
     header, rows = read_annotations(tmp_path / "validation")
     assert header["split"] == "validation" and len(rows) == 4
-    monkeypatch.setattr("sys.argv", [*command, "--seed", "1"])
-    assert prepare_data.main() == 1
+    assert main([*command, "--seed", "1"]) == 1
     assert "another dataset" in capsys.readouterr().err

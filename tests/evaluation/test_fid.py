@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.commands.evaluate import main
+from ppvilg.commands import main
 from ppvilg.config import load
 from ppvilg.emoji.prepare import write_dataset
 from ppvilg.evaluation import open_suite
@@ -259,7 +259,7 @@ def test_shipped_recipes_and_the_tool(capsys, tmp_path):
     coco = load(FidRecipe, CONFIGS / "coco30k.yml")
     assert (coco.count, coco.size, coco.network, coco.reference_count) == (30000, [256, 256], "inception", 40504)
     assert load(FidRecipe, CONFIGS / "fid.yml").count == 5000
-    assert main(["-c", str(CONFIGS / "coco30k.yml"), "-o", f"output={tmp_path}"]) == 1
+    assert main(["evaluate", "-c", str(CONFIGS / "coco30k.yml"), "-o", f"output={tmp_path}"]) == 1
     assert capsys.readouterr().err.startswith("error: no weights at data/pt_inception-2015-12-05-6726825d.pth")
     with pytest.raises(ValueError, match="suite=fidd: suite 'fidd' is not one of objects, .*fid"):
         open_suite(CONFIGS / "fid.yml", ["suite=fidd"])

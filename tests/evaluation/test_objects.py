@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.commands.evaluate import main
+from ppvilg.commands import main
 from ppvilg.emoji.scenes import draw_scene
 from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite
 from ppvilg.evaluation.drawing.painter import Painter, picture_seed
@@ -120,7 +120,7 @@ def test_the_tool(model, tmp_path, capsys):
     config = str(ROOT / "configs" / "evaluation" / "objects.yml")
     output = tmp_path / "renders"
     overrides = ["sources=[renders]", f"output={output}", "prompts={single: 2, pair: 0, count: 0}"]
-    arguments = ["-c", config, *(part for override in overrides for part in ("-o", override))]
+    arguments = ["evaluate", "-c", config, *(part for override in overrides for part in ("-o", override))]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| pictures | kind ") and lines[-1] == f"results: {output / 'results.json'}"

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ppvilg.commands.export import main as export
-from ppvilg.commands.infer import main as infer
+from ppvilg.commands import main
 from ppvilg.pipelines import read_metadata
+
+
+def infer(arguments: list[str]) -> int:
+    return main(["infer", *arguments])
+
+
+def export(arguments: list[str]) -> int:
+    return main(["export", *arguments])
 
 
 def test_pictures_of_a_bundle_are_those_of_its_pipeline(tiny, bundle, tmp_path):

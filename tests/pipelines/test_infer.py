@@ -7,8 +7,12 @@ import pytest
 from PIL import Image
 
 import ppvilg
-from ppvilg.commands.infer import main as infer
+from ppvilg.commands import main
 from ppvilg.pipelines import ErnieViLG2Pipeline, read_metadata
+
+
+def infer(arguments: list[str]) -> int:
+    return main(["infer", *arguments])
 
 
 @pytest.fixture(scope="module")
