@@ -23,6 +23,7 @@ setup(
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
             "evaluation/human/page/*.html",
+            *(f"serving/page/**/*.{ending}" for ending in ("html", "css", "js", "svg")),
         ],
     },
     install_requires=[
