@@ -14,7 +14,7 @@ from .records import (
 )
 from .report import DataReport, Tally
 from .source import RecordSource, open_source
-from .transforms import ImageTransform, Placement
+from .transforms import ImageTransform, Placement, to_pixel_values
 
 __all__ = [
     "BadSample",
@@ -36,6 +36,7 @@ __all__ = [
     "decode_image",
     "open_source",
     "sample_rng",
+    "to_pixel_values",
     "validate_objects",
     "write_buckets",
 ]

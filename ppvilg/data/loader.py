@@ -23,7 +23,7 @@ from .order import BatchOrder
 from .records import BAD_SAMPLE_SHARE, BadSample, BadSampleLimit, Record, TooManyBadSamples
 from .report import DataReport, Tally
 from .source import RecordSource
-from .transforms import ImageTransform
+from .transforms import ImageTransform, to_pixel_values
 
 _STAND_INS = 64  # for one bad sample; of a set half of which is bad, none is good once in 10^19 times
 _SAMPLE_STREAM = 2**31 + 1  # last word of the seed sequence: other purposes have other ones
@@ -70,11 +70,7 @@ class Loaded:
 
     def batch(self) -> Batch:
         """Pixels as the networks take them."""
-        count, height, width, channels = self.pixels.shape
-        values = np.empty((count, channels, height, width), dtype=np.float32)
-        np.divide(self.pixels.transpose(0, 3, 1, 2), 127.5, out=values, dtype=np.float32)
-        values -= 1.0
-        return Batch(values, self.records, self.bucket, self.indices)
+        return Batch(to_pixel_values(self.pixels), self.records, self.bucket, self.indices)
 
 
 @dataclass

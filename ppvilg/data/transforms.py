@@ -49,6 +49,15 @@ class Placement:
         return carried
 
 
+def to_pixel_values(pixels: np.ndarray) -> np.ndarray:
+    """uint8 pictures (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], as the networks take them."""
+    count, height, width, channels = pixels.shape
+    values = np.empty((count, channels, height, width), dtype=np.float32)
+    np.divide(pixels.transpose(0, 3, 1, 2), 127.5, out=values, dtype=np.float32)
+    values -= 1.0
+    return values
+
+
 class ImageTransform:
     """Picture -> bucket of nearest aspect ratio: resize to cover it, crop ("center" or "random"), flip by chance.
 

@@ -17,7 +17,7 @@ from ppvilg.data import ImageTransform, RecordSource, open_source
 from ppvilg.engine.checkpoint import replaced_folder
 from ppvilg.engine.parallel import distributed
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, add_marks, build_tokenizer
-from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, expert_index
+from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, block_origins
 
 
 def plain(node) -> dict:
@@ -165,8 +165,9 @@ def build_experts(folder: Path, boundaries: list[int], experts: list[int]) -> Mo
     source = MoDEUNet2DConditionModel.from_pretrained(str(folder), experts=[])
     mixture = MoDEUNet2DConditionModel(len(boundaries) - 1, boundaries, source.num_train_timesteps,
                                        dict(source.config.unet), experts=experts)
+    origins = block_origins(boundaries, source.boundaries)
     for expert in experts:
-        origin = expert_index((boundaries[expert] + boundaries[expert + 1]) // 2, source.boundaries)
+        origin = origins[expert]
         if origin not in source.loaded_experts:
             source.load_expert(folder, origin)
         mixture.experts[expert].set_state_dict(source.experts[origin].state_dict())

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from ppvilg.config import ConfigError
 from ppvilg.engine.checkpoint import replaced_folder
-from ppvilg.models import expert_index, uniform_boundaries
-from ppvilg.models.mode import validate_boundaries
+from ppvilg.models import block_origins, uniform_boundaries, validate_boundaries
+from ppvilg.models.expert_files import expert_folder_name
 
 CONFIG = "config.json"
 SHARED = ("text_encoder", "tokenizer", "vae", "scheduler")
@@ -38,11 +38,6 @@ class Job:
     shared: dict[str, str]
     schedule: dict[str, object]
     unet: dict[str, object]
-
-
-def expert_name(index: int) -> str:
-    """Folder of an expert inside `unet`."""
-    return f"expert_{index:02d}"
 
 
 def read_job(folder: str | Path) -> Job:
@@ -140,14 +135,14 @@ def split(source: Path, output: Path, experts: int, boundaries: Sequence[int] | 
         boundaries = validate_boundaries(boundaries, experts, old[-1])
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    origins = [expert_index((low + high) // 2, old) for low, high in pairwise(boundaries)]
+    origins = block_origins(boundaries, old)
     missing = sorted(set(origins) - set(job.experts))
     if missing:
         raise ConfigError(f"{source} lacks experts {missing}")
     with replaced_folder(output) as partial:
         _begin(source, partial, boundaries)
         for expert, origin in enumerate(tqdm(origins, desc=f"splitting into {output}", unit="expert")):
-            shutil.copytree(job.experts[origin], partial / "unet" / expert_name(expert))
+            shutil.copytree(job.experts[origin], partial / "unet" / expert_folder_name(expert))
     return origins
 
 
@@ -206,7 +201,7 @@ def assemble(folders: Sequence[Path], output: Path, replace: Sequence[int] = ())
     with replaced_folder(output) as partial:
         _begin(jobs[0].folder, partial, jobs[0].boundaries)
         for index, path in tqdm(chosen.items(), desc=f"assembling {output}", unit="expert"):
-            shutil.copytree(path, partial / "unet" / expert_name(index))
+            shutil.copytree(path, partial / "unet" / expert_folder_name(index))
     return chosen
 
 
@@ -222,7 +217,7 @@ def merge(source: Path, output: Path) -> None:
     shares = np.diff(job.boundaries) / job.boundaries[-1]
     with replaced_folder(output) as partial:
         _begin(source, partial, (0, job.boundaries[-1]))
-        target = partial / "unet" / expert_name(0)
+        target = partial / "unet" / expert_folder_name(0)
         shutil.copytree(paths[0], target, ignore=shutil.ignore_patterns("*.safetensors"))
         files = [safe_open(str(path / PADDLE_SAFETENSORS_WEIGHTS_NAME), framework="np") for path in paths.values()]
         weights = {}

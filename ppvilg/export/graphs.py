@@ -16,7 +16,7 @@ from ppdiffusers.models.attention_processor import Attention
 from ppvilg.inference.manifest import GRAPH, WEIGHTS, Part, Port, stored
 from ppvilg.models import use_tile_upsampling
 from ppvilg.models.attention import QueryBlockAttnProcessor, query_blocks
-from ppvilg.models.unet import expert_folder_name
+from ppvilg.models.expert_files import expert_folder_name
 
 from .weights import stored_weights
 

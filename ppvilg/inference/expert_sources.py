@@ -17,7 +17,8 @@ from ppdiffusers.utils import PADDLE_SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
 from ppvilg.files import damage_of
-from ppvilg.models.unet import MoDEUNet2DConditionModel, expert_folder_name
+from ppvilg.models.expert_files import expert_folder_name
+from ppvilg.models.unet import MoDEUNet2DConditionModel
 
 from .manifest import read_manifest
 from .paddle_engine import check_readable

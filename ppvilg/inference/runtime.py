@@ -14,7 +14,7 @@ from pathlib import Path
 import paddle
 
 from ppvilg.models import MoDEUNet2DConditionModel
-from ppvilg.models.unet import expert_folder_name
+from ppvilg.models.expert_files import expert_folder_name
 
 from .backends import require_backend
 from .components import ExportedAutoencoder, ExportedExpert, ExportedTextEncoder

@@ -128,7 +128,7 @@ def complete_caption(caption: str, labels: Sequence[str], marks: bool = True) ->
 class VisualKnowledge:
     """What detected objects do to caption and loss; with weight 0, completion off and replacement 0 they do nothing.
 
-    object_weight: w_l of the weight map (section 2.2), 0 turns it off; object_weight_probability: share of samples.
+    object_weight: w_l of the weight map (section 2.2), 0 turns it off.
     completion: name objects the caption leaves out, on completion_probability of the samples.
     replacement_probability: share of samples whose caption is replaced by the generated one, where there is one.
     english_probability: share of samples that take the English caption, where there is one.
@@ -138,7 +138,6 @@ class VisualKnowledge:
     object_weight: float = 0.1
     completion: bool = True
     replacement_probability: float = 0.0
-    object_weight_probability: float = 1.0
     completion_probability: float = 1.0
     english_probability: float = 0.0
     min_score: float = 0.5
@@ -147,12 +146,7 @@ class VisualKnowledge:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.object_weight) and self.object_weight >= 0):
             raise ValueError(f"object_weight must be a finite number >= 0, got {self.object_weight}")
-        for name in (
-            "replacement_probability",
-            "object_weight_probability",
-            "completion_probability",
-            "english_probability",
-        ):
+        for name in ("replacement_probability", "completion_probability", "english_probability"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
@@ -188,11 +182,10 @@ class VisualKnowledge:
         caption: str,
         image_size: tuple[int, int],
         latent_size: tuple[int, int],
-        rng: np.random.Generator | None = None,
     ) -> np.ndarray:
         """Loss weights (1, h, w) float32 of one sample: boxes of objects that `caption` mentions; ones when off."""
         boxes = []
-        if self.object_weight > 0 and _happens(self.object_weight_probability, rng):
+        if self.object_weight > 0:
             boxes = [item.box for item in self.key_objects(objects, caption)]
         return box_weight_map(boxes, image_size, latent_size, self.object_weight)
 

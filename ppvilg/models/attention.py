@@ -24,7 +24,10 @@ class _ScaledValues:
 
     def to_v(self, hidden_states: paddle.Tensor, *args) -> paddle.Tensor:
         value = self._attention.to_v(hidden_states, *args)  # (N, L, D)
-        return value * self._weights.unsqueeze(-1).cast(value.dtype)  # (N, L, D)
+        # at least in float32: bfloat16 holds no number between 1 and 1.0078, so that 1 + w_a would be one of them
+        wide = paddle.float64 if value.dtype == paddle.float64 else paddle.float32
+        scaled = value.cast(wide) * self._weights.cast(wide).unsqueeze(-1)  # (N, L, D)
+        return scaled.cast(value.dtype)
 
 
 class KeyWeightedAttnProcessor:

@@ -47,6 +47,11 @@ def validate_boundaries(boundaries: Sequence[int], num_experts: int, num_train_t
     return values
 
 
+def block_origins(boundaries: Sequence[int], source_boundaries: Sequence[int]) -> list[int]:
+    """For every block, the expert of a source with other boundaries that owns the block's middle: whom to copy."""
+    return [expert_index((low + high) // 2, source_boundaries) for low, high in pairwise(boundaries)]
+
+
 def expert_index(timestep, boundaries: Sequence[int]):
     """The routing function: number of the expert that owns each timestep.
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import paddle
 import paddle.nn.functional as F
 import pytest
@@ -5,7 +7,7 @@ from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.models.attention_processor import Attention, AttnProcessor
 
 from ppvilg.models import KeyWeightedAttnProcessor, MoDEUNet2DConditionModel
-from ppvilg.models.attention import QueryBlockAttnProcessor, query_blocks
+from ppvilg.models.attention import QueryBlockAttnProcessor, _ScaledValues, query_blocks
 
 
 class ScaledMapProcessor:
@@ -111,3 +113,12 @@ def test_blocks_keep_maps_small_and_divide_every_size():
 
 def test_a_layer_with_a_norm_of_its_own_is_not_cut():
     assert not QueryBlockAttnProcessor.fits(Attention(query_dim=16, heads=2, dim_head=8, norm_num_groups=4))
+
+
+def test_small_weights_are_not_rounded_away_in_bfloat16():
+    """1 + w_a = 1.003 would be 1.0 there: many values move to the next number, none if it is rounded first."""
+    values = paddle.uniform([1, 64, 64], min=1.0, max=2.0).cast("bfloat16")
+    attention = SimpleNamespace(to_v=lambda hidden_states: values)
+    scaled = _ScaledValues(attention, paddle.full([1, 64], 1.003)).to_v(values)
+    assert scaled.dtype == paddle.bfloat16
+    assert float((scaled.cast("float32") / values.cast("float32")).mean()) == pytest.approx(1.003, abs=5e-4)

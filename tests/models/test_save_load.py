@@ -8,7 +8,7 @@ import pytest
 from ppdiffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
 
-import ppvilg.models.unet as unet_module
+import ppvilg.models.expert_files as expert_files
 from ppvilg.models import MoDEUNet2DConditionModel
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_the_old_model_whole(copied, mode, stock, monkeypatch
         written.append(path)
         save_file(weights, path, metadata=metadata)
 
-    monkeypatch.setattr(unet_module, "save_file", save_until_full)
+    monkeypatch.setattr(expert_files, "save_file", save_until_full)
     with pytest.raises(OSError, match="No space left"):
         other.save_pretrained(copied)
     assert len(written) == 2 and files(copied) == before

@@ -22,6 +22,7 @@ from ppvilg.data import (
     RecordSource,
     ShapeBuckets,
     Tally,
+    to_pixel_values,
     write_buckets,
 )
 from ppvilg.engine.parallel import distributed
@@ -163,7 +164,7 @@ def _read(source, transform, bucket: int, places: np.ndarray, members, bad) -> t
 @paddle.no_grad()
 def _encode(vae, pixels: np.ndarray) -> np.ndarray:
     """uint8 pictures (N, H, W, 3) -> scaled posterior means (N, C, h, w) float32."""
-    values = paddle.to_tensor(pixels.astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1.0)  # (N, 3, H, W)
+    values = paddle.to_tensor(to_pixel_values(pixels))  # (N, 3, H, W)
     return (vae.encode(values).latent_dist.mode() * vae.config.scaling_factor).numpy()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from ppvilg.config import Recipe
-from ppvilg.data import BadSample, Batch, BatchOrder, ImageTransform, RecordSource, SampleLoader
+from ppvilg.data import BadSample, Batch, BatchOrder, ImageTransform, RecordSource, SampleLoader, to_pixel_values
 from ppvilg.engine.monitor import log_bad_sample
 from ppvilg.engine.parallel import distributed
 
@@ -72,7 +72,7 @@ class AutoencoderStage:
         count = min(len(self.validation), self.recipe.data.max_validation_samples)
         sums = np.zeros(3)
         for _, pixels in self._validation_pictures(range(distributed.rank(), count, distributed.world_size())):
-            values = _tensor(pixels)  # (1, 3, H, W)
+            values = paddle.to_tensor(to_pixel_values(pixels[None]))  # (1, 3, H, W)
             squared = float((self._reconstruct(values).clip(-1.0, 1.0) - values).square().mean())
             sums += [squared, 10.0 * math.log10(4.0 / max(squared, 1e-10)), 1.0]
         squared, decibel, number = distributed.mean_over_ranks(sums)
@@ -101,7 +101,7 @@ class AutoencoderStage:
         rows = [[], []]
         for bucket, pixels in self._validation_pictures(range(min(64, len(self.validation)))):
             if bucket == 0 and len(rows[0]) < 12:
-                decoded = self._reconstruct(_tensor(pixels))
+                decoded = self._reconstruct(paddle.to_tensor(to_pixel_values(pixels[None])))
                 rows[0].append(pixels)
                 rows[1].append(((decoded[0].numpy().transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8))
         return np.concatenate([np.concatenate(row, axis=1) for row in rows]) if rows[0] else None
@@ -123,8 +123,3 @@ class AutoencoderStage:
             total, squares, number = total + latents.sum(), squares + (latents**2).sum(), number + latents.size
             if (step + 1) * 32 >= count:
                 return math.sqrt(squares / number - (total / number) ** 2)
-
-
-def _tensor(pixels: np.ndarray) -> paddle.Tensor:
-    """uint8 picture (H, W, 3) -> (1, 3, H, W) in [-1, 1]."""
-    return paddle.to_tensor(pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0)

@@ -53,7 +53,7 @@ class Conditioning:
             # one draw each, in a fixed order: a switch that is off must not shift the numbers of the others
             drop, apply = rng.random() < dropout, bool(rng.random() < part.probability) and part.enabled
             caption, _ = self.vision.choose_caption(record.captions, record.objects, rng, marks=apply)
-            maps.append(self.vision.weight_map(record.objects, caption, size, latent_size, rng))
+            maps.append(self.vision.weight_map(record.objects, caption, size, latent_size))
             texts.append("" if drop else caption)
             applied.append(apply)
         encoded = self.text.encode(texts, applied, [record.tags for record in records])
