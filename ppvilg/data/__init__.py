@@ -1,5 +1,6 @@
 """Data: records from shards or folders, transforms that carry boxes, and the batch order. NumPy and Pillow only."""
 
+from .batches import in_batches
 from .buckets import ShapeBuckets, write_buckets
 from .loader import Batch, LoadReport, SampleLoader, sample_rng
 from .order import BatchOrder, RangeBuckets
@@ -34,6 +35,7 @@ __all__ = [
     "Tally",
     "TooManyBadSamples",
     "decode_image",
+    "in_batches",
     "open_source",
     "sample_rng",
     "to_pixel_values",

@@ -16,7 +16,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 from PIL import Image
 
-from ppvilg.data import ObjectBox
+from ppvilg.data import ObjectBox, in_batches
 
 from .background import background_colour
 
@@ -99,19 +99,14 @@ class Detector:
 
     def detect(self, images: Sequence[Image.Image], batch_size: int = 64) -> list[Finding]:
         """One Finding per RGB picture, in order; width and height must be multiples of 8."""
-        sizes: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             if image.width % STRIDE or image.height % STRIDE:
                 raise ValueError(f"picture {index} is {image.width}x{image.height}: not multiples of {STRIDE}")
-            sizes.setdefault(image.size, []).append(index)
-        findings: list[Finding | None] = [None] * len(images)
-        for indices in sizes.values():
-            for start in range(0, len(indices), batch_size):
-                part = indices[start : start + batch_size]
-                pixels = np.stack([np.asarray(images[index].convert("RGB")) for index in part])
-                for index, finding in zip(part, self.detect_pixels(pixels)):
-                    findings[index] = finding
-        return findings
+        findings: dict[int, Finding] = {}
+        for batch in in_batches(range(len(images)), lambda index: images[index].size, batch_size):
+            pixels = np.stack([np.asarray(images[index].convert("RGB")) for index in batch])
+            findings.update(zip(batch, self.detect_pixels(pixels)))
+        return [findings[index] for index in range(len(images))]
 
     @paddle.no_grad()
     def detect_pixels(self, pixels: np.ndarray) -> list[Finding]:

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.evaluation.suites.clip_score import ClipScoreRecipe, ClipScoreSuite, ImageTextScorer, prepare, summarise
+from ppvilg.evaluation.metrics.scorer import ImageTextScorer, prepare
+from ppvilg.evaluation.suites.clip_score import ClipScoreRecipe, ClipScoreSuite, summarise
 
 ENGLISH = ["the cat", "a red car and the other dog", "x" * 200]
 CHINESE = ["一只猫", "蓝色背景上的两只狗", "车" * 100]
 LETTERS = "一只猫狗两在蓝色的背景上，红车辆"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 
 
 def pictures(count: int = 3) -> list[Image.Image]:
@@ -77,13 +79,12 @@ def chinese_peer(library, folder: Path):
 @pytest.mark.parametrize(
     ("kind", "build", "texts"), [("clip", english_peer, ENGLISH), ("chinese_clip", chinese_peer, CHINESE)]
 )
-@pytest.mark.parametrize("safetensors", [True, False])
-def test_equal_to_transformers(kind, build, texts, safetensors, peers, tmp_path):
+def test_equal_to_transformers(kind, build, texts, peers, tmp_path):
     import torch
 
     (tmp_path / "files").mkdir()
     model, processor = build(peers, tmp_path / "files")
-    model.save_pretrained(tmp_path / "model", safe_serialization=safetensors)
+    model.save_pretrained(tmp_path / "model", safe_serialization=True)
     processor.save_pretrained(tmp_path / "model")
     settings = {"padding": True, "truncation": True, "max_length": 40, "return_tensors": "pt"}
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_ernie_vil(ernie_vil):
     """The cosines are those behind the model's own logits."""
     import paddle
 
-    scorer = ImageTextScorer("ernie_vil", ernie_vil)
+    scorer = ImageTextScorer("ernie_vil", ernie_vil, allow_pickle=True)
     pixels = np.stack([prepare(image, scorer.processor.image_processor) for image in pictures()])
     assert pixels.shape == (3, 3, 32, 32)
     tokens = scorer.processor(text=CHINESE[:2], padding=True, return_tensors="pd")
@@ -132,7 +133,7 @@ def test_ernie_vil(ernie_vil):
 
 
 def recipe_for(output: Path, ernie_vil: Path, **changes) -> ClipScoreRecipe:
-    settings = {"scorer": "ernie_vil", "weights": str(ernie_vil), "num_inference_steps": 2}
+    settings = {"scorer": "ernie_vil", "weights": str(ernie_vil), "num_inference_steps": 2, "allow_pickle": True}
     return ClipScoreRecipe(output=str(output), **{**settings, **changes})
 
 
@@ -171,7 +172,7 @@ def test_pictures_that_were_drawn(finished, ernie_vil, tmp_path):
         ClipScoreSuite(recipe_for(tmp_path / "b", ernie_vil, pictures=str(tmp_path / "pictures"))).run()
     (tmp_path / "pictures" / "00001" / "samples" / "0000.png").write_bytes(b"no picture")
     shutil.copytree(output / "pictures" / "00002", tmp_path / "pictures" / "00002")
-    with pytest.raises(ValueError, match="00001/samples/0000.png: image cannot be decoded"):
+    with pytest.raises(ValueError, match="00001/samples/0000.png is not a picture"):
         ClipScoreSuite(recipe_for(tmp_path / "b", ernie_vil, pictures=str(tmp_path / "pictures"))).run()
 
 
@@ -192,13 +193,48 @@ def test_what_is_refused(finished, ernie_vil, tmp_path):
     with pytest.raises(FileNotFoundError, match="has no evaluation_metadata.jsonl"):
         ClipScoreSuite(recipe_for(tmp_path, ernie_vil, pictures=str(tmp_path)))
     with pytest.raises(ValueError, match="2 pictures and 1 texts do not pair up"):
-        ImageTextScorer("ernie_vil", ernie_vil).similarities(pictures(2), ["一只猫"])
+        ImageTextScorer("ernie_vil", ernie_vil, allow_pickle=True).similarities(pictures(2), ["一只猫"])
     shutil.copytree(ernie_vil, tmp_path / "damaged")
     config = json.loads((tmp_path / "damaged" / "config.json").read_text(encoding="utf-8"))
     config["vision_config"]["num_hidden_layers"] = 3
     (tmp_path / "damaged" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ValueError, match=r"lacks vision_model.transformer.layers.2.* in the shape"):
-        ImageTextScorer("ernie_vil", tmp_path / "damaged")
+        ImageTextScorer("ernie_vil", tmp_path / "damaged", allow_pickle=True)
+
+
+def test_no_pickle_is_loaded_unasked(ernie_vil, tmp_path):
+    """Safetensors come first; a pickle is opened where the recipe allows it, and PyTorch's never."""
+    import paddle
+    from safetensors.numpy import save_file
+
+    with pytest.raises(ValueError, match="model_state.pdparams is a pickle, which can run code: set allow_pickle=true"):
+        ImageTextScorer("ernie_vil", ernie_vil)
+    with pytest.raises(ValueError, match="of that name is a pickle, .* set allow_pickle=true"):
+        ImageTextScorer("ernie_vil", "PaddlePaddle/ernie_vil-2.0-base-zh")
+    shutil.copytree(ernie_vil, tmp_path / "model")
+    pickled = tmp_path / "model" / "model_state.pdparams"
+    save_file(paddle.load(str(pickled), return_numpy=True), str(tmp_path / "model" / "model.safetensors"))
+    pickled.write_bytes(b"not opened")
+    found = ImageTextScorer("ernie_vil", tmp_path / "model")
+    assert found.sha256 == ImageTextScorer("ernie_vil", ernie_vil, allow_pickle=True).sha256
+    weights = tmp_path / "model" / "model.safetensors"
+    for content, message in ((weights.read_bytes()[:5000], "is cut off or damaged"), (LFS, "Git LFS pointer")):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=f"model.safetensors {message}|model.safetensors is a {message}"):
+            ImageTextScorer("ernie_vil", tmp_path / "model")
+    weights.rename(tmp_path / "model" / "pytorch_model.bin")
+    pickled.unlink()
+    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle, .* convert it by python -c"):
+        ImageTextScorer("ernie_vil", tmp_path / "model", allow_pickle=True)
+
+
+def test_prefix_of_the_paper(finished, ernie_vil, tmp_path):
+    """Hessel et al. score "A photo depicts" and the caption: one blank between them."""
+    output, report, _ = finished
+    given = {"pictures": str(output / "pictures"), "text_prefix": "两只 "}
+    again = ClipScoreSuite(recipe_for(tmp_path / "out", ernie_vil, **given)).run()
+    scores = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text("utf-8").splitlines()]
+    assert scores[0]["text"] == "两只 一只猫" and again["results"] != report["results"]
 
 
 def test_prompts_are_the_units():

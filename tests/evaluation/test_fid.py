@@ -130,7 +130,7 @@ def test_two_processes_draw_what_one_does(finished, tmp_path):
     for path in paths[12:]:
         path.unlink()
     prompts = FidSuite(recipe).prompts
-    painter = Painter(Sampling(recipe.model, 2, 1.0, batch_size=4, processes=2))
+    painter = Painter(Sampling(recipe.model, num_inference_steps=2, guidance_scale=1.0, batch_size=4, processes=2))
     painter.draw(tmp_path / "pictures", prompts)
     assert not painter._loaded  # nothing was left for this process
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
@@ -180,7 +180,12 @@ def test_statistics_of_another_protocol(finished, tmp_path):
     np.savez(tmp_path / "foreign.npz", mu=np.zeros(96), sigma=np.eye(96))
     assert "has no 'protocol' inside" in refused(recipe_for(tmp_path / "a", tmp_path / "foreign.npz", **given))
     (tmp_path / "torn.npz").write_bytes(kept.read_bytes()[:100])
-    assert "torn.npz is not readable as .npz" in refused(recipe_for(tmp_path / "a", tmp_path / "torn.npz", **given))
+    assert "torn.npz is cut off or damaged" in refused(recipe_for(tmp_path / "a", tmp_path / "torn.npz", **given))
+    lacking = {key: value for key, value in statistics.protocol.items() if key != "count"}
+    Statistics(statistics.moments, lacking, statistics.features).save(tmp_path / "uncounted.npz")
+    assert "uncounted.npz has a protocol without a count" in refused(
+        recipe_for(tmp_path / "a", tmp_path / "uncounted.npz", **given)
+    )
     assert not (tmp_path / "a").exists()
 
 
@@ -260,7 +265,7 @@ def test_shipped_recipes_and_the_tool(capsys, tmp_path):
     assert (coco.count, coco.size, coco.network, coco.reference_count) == (30000, [256, 256], "inception", 40504)
     assert load(FidRecipe, CONFIGS / "fid.yml").count == 5000
     assert main(["evaluate", "-c", str(CONFIGS / "coco30k.yml"), "-o", f"output={tmp_path}"]) == 1
-    assert capsys.readouterr().err.startswith("error: no weights at data/pt_inception-2015-12-05-6726825d.pth")
+    assert capsys.readouterr().err.startswith("error: data/pt_inception-2015-12-05-6726825d.safetensors is missing")
     with pytest.raises(ValueError, match="suite=fidd: suite 'fidd' is not one of objects, .*fid"):
         open_suite(CONFIGS / "fid.yml", ["suite=fidd"])
 

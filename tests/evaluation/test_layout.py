@@ -99,7 +99,7 @@ def test_unreadable_pictures_are_named(prompts, tmp_path):
     fill(folder, prompts)
     path = folder.path(1, 0)
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match="00001/samples/0000.png is not a readable picture .* remove it"):
+    with pytest.raises(ValueError, match="00001/samples/0000.png cannot be decoded .* remove it"):
         folder.read(1, 0)
     Image.new("RGB", (32, 32)).save(folder.path(2, 0))
     with pytest.raises(ValueError, match="is 32x32, its prompt asks for"):

@@ -120,7 +120,7 @@ def test_scores_belong_to_their_prompts(model, tmp_path, monkeypatch):
     class KnownScorer:
         sha256 = "known"
 
-        def __init__(self, kind, weights):
+        def __init__(self, kind, weights, allow_pickle=False):
             assert (kind, weights) == ("ernie_vil", "some folder")
 
         def similarities(self, images, texts, description):

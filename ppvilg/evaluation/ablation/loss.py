@@ -8,6 +8,8 @@ import numpy as np
 import paddle
 from PIL import Image
 
+from ppvilg.data import in_batches
+
 from ..drawing.painter import picture_seed
 
 TIMESTEPS_PER_BLOCK = 8
@@ -32,22 +34,17 @@ def denoising_losses(
         raise ValueError(f"{len(pictures)} pictures and {len(prompts)} prompts do not pair up")
     edges = block_edges(pipeline.scheduler.config.num_train_timesteps, blocks)
     losses = np.zeros((len(pictures), blocks))
-    sizes: dict[tuple[int, int], list[int]] = {}
-    for i, picture in enumerate(pictures):
-        sizes.setdefault(picture.size, []).append(i)
-    for members in sizes.values():
-        for start in range(0, len(members), batch_size):
-            part = members[start : start + batch_size]
-            pixels = np.stack([np.asarray(pictures[i].convert("RGB")) for i in part]).transpose(0, 3, 1, 2)
-            latents = pipeline.encode_image(paddle.to_tensor(pixels.astype(np.float32) / 127.5 - 1))  # (N, C, h, w)
-            conditioning = pipeline.encode_prompt([prompts[i] for i in part])
-            for block, (low, high) in enumerate(zip(edges, edges[1:])):
-                place = (np.asarray(part) % TIMESTEPS_PER_BLOCK + 0.5) / TIMESTEPS_PER_BLOCK
-                timesteps = paddle.to_tensor((low + place * (high - low)).astype(np.int64))  # (N,)
-                seeds = [picture_seed(seed, i, block) for i in part]
-                drawn = [np.random.default_rng(s).standard_normal(latents.shape[1:], np.float32) for s in seeds]
-                noise = paddle.to_tensor(np.stack(drawn))  # (N, C, h, w)
-                losses[part, block] = _error(pipeline, latents, noise, timesteps, conditioning).numpy()
+    for part in in_batches(range(len(pictures)), lambda i: pictures[i].size, batch_size):
+        pixels = np.stack([np.asarray(pictures[i].convert("RGB")) for i in part]).transpose(0, 3, 1, 2)
+        latents = pipeline.encode_image(paddle.to_tensor(pixels.astype(np.float32) / 127.5 - 1))  # (N, C, h, w)
+        conditioning = pipeline.encode_prompt([prompts[i] for i in part])
+        for block, (low, high) in enumerate(zip(edges, edges[1:])):
+            place = (np.asarray(part) % TIMESTEPS_PER_BLOCK + 0.5) / TIMESTEPS_PER_BLOCK
+            timesteps = paddle.to_tensor((low + place * (high - low)).astype(np.int64))  # (N,)
+            seeds = [picture_seed(seed, i, block) for i in part]
+            drawn = [np.random.default_rng(s).standard_normal(latents.shape[1:], np.float32) for s in seeds]
+            noise = paddle.to_tensor(np.stack(drawn))  # (N, C, h, w)
+            losses[part, block] = _error(pipeline, latents, noise, timesteps, conditioning).numpy()
     return losses
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ..drawing.folder import write_whole
-from ..reporting.html import Report, _svg
+from ppvilg.files import write_whole
+
+from ..reporting.figures import curves, svg
+from ..reporting.html import Report
 from ..reporting.markdown import table, value_text
 from ..reporting.protocol import REPORT
 from .loss import block_edges
 
-COLOURS = ("#888a85", "#3465a4", "#f57900", "#73d216", "#75507b", "#cc0000")
-MARKERS = "osD^vP"
 NAMES = {"none": "no knowledge", "text": "text", "vision": "vision", "both": "text and vision"}
 ALIGNMENT = {"all": "prompts with everything right, %", "criteria": "demands of the prompts met, %"}
 
@@ -78,35 +77,15 @@ def markdown(report: dict) -> str:
     return "\n\n".join(parts)
 
 
-def curves(report: dict) -> Any:
-    """A panel per family: each arm's mean over seeds, a point per guidance scale; small points are seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    alignment = report["protocol"]["alignment"]
-    for axes, (family, entries) in zip(figure.subplots(1, len(report["results"])), report["results"].items()):
-        for entry, colour, marker in zip(entries, COLOURS, MARKERS):
-            points = [(point[alignment]["mean"], point["fid"]["mean"]) for point in entry["curve"]]
-            axes.plot(*zip(*points), color=colour, marker=marker, markersize=6, label=label(family, entry))
-            for point in entry["curve"]:
-                seeds = point[alignment]["values"], point["fid"]["values"]
-                axes.scatter(*seeds, color=colour, marker=marker, s=9, alpha=0.45, linewidths=0)
-        first = entries[0]["curve"]
-        for point in first:
-            place = point[alignment]["mean"], point["fid"]["mean"]
-            axes.annotate(f"{point['guidance_scale']:g}", place, (5, 5), textcoords="offset points", fontsize=8)
-        axes.set_xlabel(ALIGNMENT[alignment])
-        axes.set_ylabel("FID")
-        axes.set_title(family.capitalize())
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
 def write_report(output: Path, report: dict) -> None:
     """curves.svg, ablation.md and report.html."""
-    figure = curves(report)
-    write_whole(output / "curves.svg", _svg(figure))
+    alignment = report["protocol"]["alignment"]
+    families = {
+        family: {label(family, entry): entry["curve"] for entry in entries}
+        for family, entries in report["results"].items()
+    }
+    figure = curves(families, alignment, ALIGNMENT[alignment])
+    write_whole(output / "curves.svg", svg(figure))
     write_whole(output / "ablation.md", markdown(report) + "\n")
     page = Report("Ablation: knowledge and experts at equal training compute")
     seeds, steps = len(report["protocol"]["seeds"]), report["steps_per_arm"]

@@ -321,9 +321,15 @@ class AblationSuite:
 
     def _painter(self, arm: Arm, seed: int) -> Painter:
         recipe = self.recipe
-        settings = {"guidance_scale": 1.0, "scheduler": recipe.scheduler, "seed": recipe.picture_seed}
-        model, steps = str(self._arm_folder(arm, seed) / "experts"), recipe.num_inference_steps
-        return Painter(Sampling(model, steps, batch_size=recipe.batch_size, **settings))
+        sampling = Sampling(
+            model=str(self._arm_folder(arm, seed) / "experts"),
+            num_inference_steps=recipe.num_inference_steps,
+            guidance_scale=1.0,
+            scheduler=recipe.scheduler,
+            seed=recipe.picture_seed,
+            batch_size=recipe.batch_size,
+        )
+        return Painter(sampling)
 
     def _draw(self, arm: Arm, seed: int) -> dict[float, Any]:
         """Folder of pictures per guidance scale."""
@@ -366,7 +372,7 @@ class AblationSuite:
 
     def _losses_of(self, pipeline: Path, note: Path) -> list[float]:
         """Mean loss of a model in every block of timesteps, measured once and kept in `note`."""
-        recipe, painter = self.recipe, Painter(Sampling(str(pipeline)))
+        recipe, painter = self.recipe, Painter(Sampling(model=str(pipeline)))
         made = {"model": painter.sha256, "scenes": recipe.loss_scenes, "blocks": recipe.loss_blocks}
         made |= {"seed": recipe.picture_seed, "prompts": [prompt["prompt"] for prompt in self.prompts]}
         if note.is_file() and (found := read_json(note))["made"] == made:

@@ -1,4 +1,4 @@
-"""Pictures of prompts on disk as GenEval (Ghosh et al. 2023, arXiv 2310.11513) lays them out, so that its scripts run.
+"""Pictures of prompts on disk as GenEval (Ghosh et al. 2023, arXiv 2310.11513) lays them out.
 
 evaluation_metadata.jsonl   one line per prompt
 00000/metadata.jsonl        the line of this prompt
@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ppvilg.files import PictureError, read_picture, read_text, whole_file, write_whole
 from ppvilg.pipelines import make_grid, save_png
 
 METADATA = "evaluation_metadata.jsonl"
@@ -63,7 +64,7 @@ class PictureFolder:
             if different:
                 details = "; ".join(f"{key} {found.get(key)!r}, not {protocol.get(key)!r}" for key in different)
                 raise ValueError(f"{self.folder} holds pictures of another protocol ({details}); choose another output")
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(path.name[0] != "." for path in self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and has no {PROTOCOL}; choose another output")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(protocol, ensure_ascii=False, indent=1) + "\n")
@@ -77,7 +78,7 @@ class PictureFolder:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)
-        elif path.read_text(encoding="utf-8") != text:
+        elif read_text(path) != text:
             raise ValueError(f"{path} belongs to other prompts than these; choose another output")
 
     def path(self, prompt: int, image: int) -> Path:
@@ -98,19 +99,17 @@ class PictureFolder:
         """Add one picture; it appears under its name only when it is whole."""
         path = self.path(prompt, image)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        save_png(picture, partial, {"prompt": self.metadata[prompt]["prompt"], **about})
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.unlink()  # save_png writes over nothing
+            save_png(picture, partial, {"prompt": self.metadata[prompt]["prompt"], **about})
 
     def read(self, prompt: int, image: int) -> Image.Image:
         """One picture; ValueError if the file is no picture of the prompt's size."""
         path, line = self.path(prompt, image), self.metadata[prompt]
         try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{path} is not a readable picture ({error}); remove it to have it drawn again") from error
+            picture = read_picture(path)
+        except PictureError as error:
+            raise ValueError(f"{error}; remove it to have it drawn again") from error
         asked = line.get("width") or picture.width, line.get("height") or picture.height
         if picture.size != asked:
             size = "{}x{}".format(*asked)
@@ -123,22 +122,24 @@ class PictureFolder:
             path = self.folder / f"{prompt:05d}" / "grid.png"
             if not path.is_file():
                 pictures = [self.read(prompt, image) for image in range(self.images_per_prompt)]
-                make_grid(pictures, columns=4).save(path)
+                write_png(make_grid(pictures, columns=4), path)
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; ValueError names the file."""
+def write_png(picture: Image.Image, path: Path) -> None:
+    """One PNG, whole or not at all."""
+    with whole_file(path) as partial:
+        picture.save(partial, format="PNG")
+
+
+def read_json(path: Path, *needed: str) -> dict:
+    """A JSON object from a file; ValueError names the file that holds none, or one without a `needed` key."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object")
+    lacking = [key for key in needed if key not in content]
+    if lacking:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
     return content
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A text file that is either the old one or the whole new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -7,7 +7,6 @@ import copy
 import multiprocessing.connection
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ppvilg._runtime import prepare_cpu
-from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, resolve
+from ppvilg.data import in_batches
+from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, open_pipeline
+from ppvilg.pipelines.identity import identify
 
-from ..reporting.protocol import folder_sha256
-from .folder import PictureFolder, read_json
+from .folder import PictureFolder
 from .sampling import Sampling
 
 Key = tuple[int, int]  # number of the prompt, number of the picture
@@ -30,32 +30,57 @@ def picture_seed(seed: int, prompt: int, image: int) -> int:
     return int(np.random.SeedSequence([seed, prompt, image]).generate_state(1)[0])
 
 
+def scale_name(scale: Any) -> str:
+    """A guidance scale as it is written in tables and names of folders: 3.0, or 2.0-3.0 for one per expert."""
+    if scale is None:
+        return "given"
+    return "-".join(f"{float(each):g}" for each in (scale if isinstance(scale, Sequence) else [scale]))
+
+
 class Painter:
     """A model that draws as a recipe says. The weights are loaded with the first picture.
 
-    FileNotFoundError: no such model.
+    Raises:
+        FileNotFoundError: no such model.
+        ValueError: it cannot draw so: guidance of other experts, more steps than timesteps, another back end.
     """
 
     def __init__(self, sampling: Sampling) -> None:
-        self.folder = resolve(sampling.model)
-        self.sha256 = folder_sha256(self.folder)
-        config = read_json(self.folder / "model_index.json")
-        steps, scale = config.get("default_num_inference_steps", 50), config.get("default_guidance_scale", 7.5)
-        self.num_inference_steps = sampling.num_inference_steps or steps
-        self.guidance_scale = scale if sampling.guidance_scale is None else sampling.guidance_scale
-        own_eta = sampling.eta is None and sampling.scheduler is None
-        self.eta = config.get("default_eta", 0.0) if own_eta else sampling.eta
-        self.scheduler, self.seed = sampling.scheduler, sampling.seed
-        self.batch_size, self.processes = sampling.batch_size, sampling.processes
+        self.sampling, self.identity = sampling, identify(sampling.model, sampling.backend)
+        own, given = self.identity, sampling
+        self.sha256, self.seed = own.sha256, given.seed
+        self.batch_size, self.processes = given.batch_size, given.processes
+        self.num_inference_steps = given.num_inference_steps or own.num_inference_steps
+        self.guidance_scale = own.guidance_scale if given.guidance_scale is None else given.guidance_scale
+        self.eta = own.eta if given.eta is None and given.scheduler is None else given.eta
+        self._check()
         self._loaded: list[ErnieViLG2Pipeline] = []  # shared with those of other guidance
+
+    def _check(self) -> None:
+        own, scales = self.identity, self.guidance_scale
+        if not isinstance(scales, (int, float)) and len(scales) != own.num_experts:
+            raise ValueError(f"guidance_scale={scales}: needs one number, or one for each of {own.num_experts} experts")
+        if self.num_inference_steps > own.num_train_timesteps:
+            steps = f"num_inference_steps={self.num_inference_steps}"
+            raise ValueError(f"{steps}: the model has {own.num_train_timesteps} timesteps")
+
+    def check_sizes(self, prompts: Sequence[dict]) -> None:
+        """ValueError names the first prompt whose width or height the model cannot draw."""
+        multiple = self.identity.size_multiple
+        for number, prompt in enumerate(prompts):
+            for side in ("width", "height"):
+                value = prompt.get(side)
+                if value is not None and (not isinstance(value, int) or value < 1 or value % multiple):
+                    raise ValueError(f"prompt {number} asks for {side}={value}: must be a multiple of {multiple}")
 
     @property
     def pipeline(self) -> ErnieViLG2Pipeline:
         """The model, loaded when the first picture needs it."""
         if not self._loaded:
-            pipeline = ErnieViLG2Pipeline.from_pretrained(self.folder)
-            if self.scheduler:
-                pipeline.scheduler = build_scheduler(self.scheduler, pipeline.scheduler.config)
+            given = self.sampling
+            pipeline = open_pipeline(given.model, given.backend, given.max_resident_experts)
+            if given.scheduler:
+                pipeline.scheduler = build_scheduler(given.scheduler, pipeline.scheduler.config)
             pipeline.set_progress_bar_config(disable=True)
             self._loaded.append(pipeline)
         return self._loaded[0]
@@ -67,14 +92,24 @@ class Painter:
         """The same model, loaded once, at another guidance scale."""
         other = copy.copy(self)
         other.guidance_scale = guidance_scale
+        other._check()
         return other
 
     def protocol(self) -> dict:
         """What the pictures depend on, besides the prompts."""
-        names = ("num_inference_steps", "guidance_scale", "scheduler")
-        head = {"source": "model", "suite_seed": self.seed, "model_sha256": self.sha256}
-        eta = {"eta": self.eta} if self.eta else {}  # folders from before there was one stay good
-        return {**head, **{name: getattr(self, name) for name in names}, **eta}
+        protocol = {
+            "source": "model",
+            "suite_seed": self.seed,
+            "model_sha256": self.sha256,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "scheduler": self.sampling.scheduler,
+        }
+        if self.eta:  # folders from before there was one stay good
+            protocol["eta"] = self.eta
+        if self.identity.backend is not None:
+            protocol["backend"] = self.identity.backend
+        return protocol
 
     def pictures(self, prompts: Sequence[dict], seeds: Sequence[int]) -> list[Image.Image]:
         """One picture per prompt; all prompts ask for the same width and height (None: the model's own)."""
@@ -96,8 +131,8 @@ class Painter:
         A prompt is {"prompt", "width", "height", ...}; the rest goes into metadata.jsonl as it is. ValueError when the
         folder holds pictures of other prompts or another protocol.
         """
+        self.check_sizes(prompts)
         pictures = PictureFolder(folder, prompts, images_per_prompt, self.protocol())
-
         if self.processes > 1:
             _draw_in_processes(self, pictures, prompts, description)
         draw_missing(pictures, self._maker(prompts), self.protocol(), self.seed, self.batch_size, description)
@@ -129,13 +164,12 @@ def draw_missing(
 
 def batches(folder: PictureFolder, keys: Sequence[Key], batch_size: int) -> Iterator[list[Key]]:
     """Pictures that can be drawn at once: of one shape, at most `batch_size`."""
-    shapes: dict[tuple, list[Key]] = {}
-    for key in keys:
+
+    def shape(key: Key) -> tuple:
         line = folder.metadata[key[0]]
-        shapes.setdefault((line.get("width"), line.get("height")), []).append(key)
-    for alike in shapes.values():
-        for start in range(0, len(alike), batch_size):
-            yield alike[start : start + batch_size]
+        return line.get("width"), line.get("height")
+
+    return in_batches(keys, shape, batch_size)
 
 
 def _draw_batch(folder: PictureFolder, batch: Sequence[Key], make: Callable, protocol: dict, seed: int) -> None:
@@ -146,7 +180,7 @@ def _draw_batch(folder: PictureFolder, batch: Sequence[Key], make: Callable, pro
 def _progress(folder: PictureFolder, description: str) -> tqdm:
     total = len(folder.metadata) * folder.images_per_prompt
     progress = tqdm(total=total, initial=total - len(folder.missing()), desc=description, unit="picture")
-    progress.set_postfix_str(str(Path(folder.folder)))
+    progress.set_postfix_str(str(folder.folder))
     return progress
 
 

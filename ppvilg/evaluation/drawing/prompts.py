@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ppvilg.data import open_source
+from ppvilg.files import read_lines, read_text
+
+LARGEST = 2**30  # bytes of a list of prompts
 
 
 def read_prompts(path: str | os.PathLike, language: str = "zh") -> list[dict]:
@@ -23,10 +26,9 @@ def read_prompts(path: str | os.PathLike, language: str = "zh") -> list[dict]:
     if path.suffix in (".txt", ".jsonl", ".json") and not path.is_file():
         raise FileNotFoundError(f"no prompts at {path}")
     if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        prompts = [{"prompt": line.strip()} for line in lines if line.strip()]
+        prompts = [{"prompt": line} for line in read_lines(path)]
     elif path.suffix == ".jsonl":
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, LARGEST).split("\n")  # not splitlines: JSON may hold its other ends of lines
         prompts = [_parse_line(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     elif path.suffix == ".json":
         prompts = _coco_captions(path)
@@ -52,7 +54,8 @@ def choose_prompts(prompts: Sequence[dict], count: int, seed: int) -> list[dict]
 def _parse_line(path: Path, number: int, line: str) -> dict:
     try:
         prompt = json.loads(line)
-    except json.JSONDecodeError as error:
+        json.dumps(prompt, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # halves of characters are no UTF-8
         raise ValueError(f"{path}:{number} is not JSON ({error})") from error
     if not isinstance(prompt, dict) or not isinstance(prompt.get("prompt"), str) or not prompt["prompt"].strip():
         raise ValueError(f'{path}:{number} has no "prompt"')
@@ -61,11 +64,11 @@ def _parse_line(path: Path, number: int, line: str) -> dict:
 
 def _coco_captions(path: Path) -> list[dict]:
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        annotations = json.loads(read_text(path, LARGEST))["annotations"]
         return [
             {"prompt": each["caption"].strip(), "id": each["id"], "image_id": each["image_id"]} for each in annotations
         ]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is not a file of COCO captions, {{"annotations": [...]}} ({error!r})') from error
 
 

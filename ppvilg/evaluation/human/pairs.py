@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from ppvilg.pipelines import read_metadata
 
@@ -126,15 +126,3 @@ def pair_up(first: Sequence[PromptPictures], second: Sequence[PromptPictures], n
             )
         pairs.append(Pair(entry.prompt, entry.pictures, partner.pictures, {**partner.line, **entry.line}))
     return pairs
-
-
-def read_picture(path: Path) -> Image.Image:
-    """One picture in RGB, upright, without anything its file says of where it comes from; ValueError names the file."""
-    from PIL import ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable picture ({error})") from error
-    return Image.frombytes("RGB", upright.size, upright.tobytes())

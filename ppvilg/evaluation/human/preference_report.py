@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
+from ppvilg.files import write_whole
+
+from ..reporting.figures import class_figure, overall_figure, svg
 from ..reporting.html import Report
 from ..reporting.markdown import table, value_text
 from ..reporting.protocol import REPORT
 from .votes import CRITERIA
 
-COLOURS = {"first": "#3465a4", "tie": "#c4c4c0", "second": "#f57900"}
 CAPTION = (
     "Share of votes in percent; bars of error are 95 % intervals over prompts (votes of one prompt count as one unit)."
 )
@@ -59,58 +60,6 @@ def agreement(report: dict, criterion: str) -> str:
     )
 
 
-def overall_figure(report: dict) -> Any:
-    """The paper's figure: alignment and fidelity, a bar for each model and one for ties, with their intervals."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    labels = {"first": report["names"]["first"], "tie": "no difference", "second": report["names"]["second"]}
-    for place, outcome in enumerate(("first", "tie", "second")):
-        for group, criterion in enumerate(CRITERIA):
-            _bar(axes, group + 0.27 * (place - 1), report, criterion, outcome, labels[outcome] if not group else None)
-    axes.set_xticks(range(len(CRITERIA)), [name.capitalize() for name in CRITERIA])
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("user preference rate, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
-    return figure
-
-
-def _bar(axes: Any, x: float, report: dict, criterion: str, outcome: str, label: str | None) -> None:
-    rate = report["results"]["criteria"][criterion]["all"][outcome]
-    if rate["mean"] is None:
-        return
-    mean, (low, high) = 100 * rate["mean"], (100 * bound for bound in rate["interval"])
-    axes.bar(x, mean, width=0.25, color=COLOURS[outcome], label=label)
-    axes.errorbar(x, mean, yerr=[[max(0, mean - low)], [max(0, high - mean)]], color="#333", capsize=4, linewidth=1.2)
-    axes.text(x, high + 1.5, f"{mean:.1f}", ha="center", fontsize=9)
-
-
-def class_figure(report: dict) -> Any:
-    """Score of the first model per class, with half the ties: right of the line the first is preferred."""
-    from matplotlib.figure import Figure
-
-    classes = report["results"]["criteria"][CRITERIA[0]]["classes"]
-    figure = Figure(figsize=(9, 1.2 + 0.3 * len(classes)), layout="constrained")
-    for axes, criterion in zip(figure.subplots(1, 2, sharey=True), CRITERIA):
-        entries = report["results"]["criteria"][criterion]["classes"]
-        for y, name in enumerate(classes):
-            if name not in entries:
-                continue
-            rate = entries[name]["score"]
-            low, high = rate["interval"]
-            axes.plot([100 * low, 100 * high], [y, y], color="#333", linewidth=1.2)
-            axes.plot([100 * rate["mean"]], [y], "o", color=COLOURS["first" if rate["mean"] >= 0.5 else "second"])
-        axes.axvline(50, color="#999", linewidth=0.8, linestyle="--")
-        axes.set_xlim(0, 100)
-        axes.set_title(criterion.capitalize())
-        axes.set_xlabel(f"{report['names']['first']} preferred, ties half, %")
-        axes.set_yticks(range(len(classes)), list(classes))
-        axes.set_ylim(len(classes) - 0.4, -0.6)
-    return figure
-
-
 def write_report(output: Path, report: dict) -> None:
     """report.html, and with votes preference.svg and preference.md."""
     page = Report(f"Side by side: {report['names']['first']} and {report['names']['second']}")
@@ -126,12 +75,9 @@ def write_report(output: Path, report: dict) -> None:
 
 
 def _fill(page: Report, output: Path, report: dict) -> None:
-    from ..drawing.folder import write_whole
-    from ..reporting.html import _svg
-
     figure = overall_figure(report)
     page.plot(figure, CAPTION)
-    write_whole(output / "preference.svg", _svg(figure))
+    write_whole(output / "preference.svg", svg(figure))
     write_whole(output / "preference.md", markdown(report) + "\n")
     for criterion in CRITERIA:
         page.heading(criterion.capitalize())

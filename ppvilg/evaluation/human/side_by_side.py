@@ -23,10 +23,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ppvilg.config import Checked, bounded, choice
+from ppvilg.files import read_picture, write_whole
 
-from ..drawing.folder import read_json, write_whole
+from ..drawing.folder import read_json
 from ..reporting.protocol import about, differences, open_output, write_results
-from .pairs import Pair, pair_up, read_picture, read_pictures
+from .pairs import Pair, pair_up, read_pictures
 from .preference import summarize
 from .preference_report import markdown, write_report
 from .votes import VOTE_FORMAT, read_votes
@@ -152,6 +153,7 @@ class SideBySideSuite:
     def _data_uri(self, path: Path) -> str:
         """A picture encoded anew, so that nothing of its file is left but the pixels."""
         picture, limit = read_picture(path), self.recipe.largest_side
+        picture.info.clear()  # what its file says of where it comes from
         if max(picture.size) > limit:
             scale = limit / max(picture.size)
             picture = picture.resize([max(1, round(scale * side)) for side in picture.size], Image.LANCZOS)

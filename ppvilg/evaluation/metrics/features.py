@@ -5,24 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import paddle
 from PIL import Image
 from tqdm import tqdm
 
-from ppvilg.data import decode_image, open_source
+from ppvilg.data import BadSample, in_batches, open_source
 from ppvilg.emoji.detector import Detector, detector_sha256, to_input
+from ppvilg.files import PictureError, damage_of, digest_of, read_picture, whole_file
 
 from ..drawing.folder import METADATA
 from ..reporting.protocol import differences
 from .distribution import Moments
-from .inception import load_inception, weights_sha256
+from .inception import load_inception
+from .weights import weights_sha256
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in ("box", "bilinear", "bicubic", "lanczos")}
@@ -61,8 +62,8 @@ class Pictures:
         files = [each for each in files if not each.name.startswith(".")]
         names = [each.relative_to(path).as_posix() for each in files]
         sizes = [[name, each.stat().st_size] for name, each in zip(names, files)]
-        fingerprint = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
-        return names, lambda i: decode_image(files[i].read_bytes(), source=str(files[i])), fingerprint
+        fingerprint = digest_of(sizes)
+        return names, lambda i: read_picture(files[i]), fingerprint
 
     def protocol(self) -> dict:
         """How many pictures, and a hash of their names and the lengths of their files."""
@@ -72,8 +73,11 @@ class Pictures:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Image.Image:
-        """Picture i, upright, RGB."""
-        return self._read(i)
+        """Picture i, upright, RGB; PictureError names one that cannot be read."""
+        try:
+            return self._read(i)
+        except BadSample as error:
+            raise PictureError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class InceptionFeatures:
 
     def __init__(self, weights: str | os.PathLike | None) -> None:
         if weights is None:
-            raise ValueError("network=inception needs weights=, the file pt_inception-2015-12-05-6726825d.pth")
+            raise ValueError("network=inception needs weights=, pytorch-fid's Inception as .safetensors")
         self.network = load_inception(weights)
         self.sha256 = weights_sha256(self.network)
 
@@ -234,29 +238,29 @@ def extract(
 
     ValueError names the first picture that cannot be read or whose features are not finite.
     """
-    rows: list[np.ndarray | None] = [None] * len(pictures)
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     digest = hashlib.sha256()
 
-    def flush(batch: list[tuple[int, np.ndarray]]) -> None:
-        features = network(np.stack([pixels for _, pixels in batch]))
-        for (i, _), row in zip(batch, features):
-            if not np.isfinite(row).all():
-                name = f"{pictures.path}: {pictures.names[i]}"
-                raise ValueError(f"{name} has features that are not finite numbers (network={network.name})")
-            rows[i] = row
-        batch.clear()
+    def prepared() -> Iterator[np.ndarray]:
+        for i in tqdm(range(len(pictures)), desc=description or pictures.path, unit="picture"):
+            pixels = np.asarray(preparation(pictures[i]))
+            digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
+            yield pixels
 
-    for i in tqdm(range(len(pictures)), desc=description or pictures.path, unit="picture"):
-        pixels = np.asarray(preparation(pictures[i]))
-        digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
-        batch = waiting.setdefault(pixels.shape, [])
-        batch.append((i, pixels))
-        if len(batch) == batch_size:
-            flush(batch)
-    for batch in filter(None, waiting.values()):
-        flush(batch)
-    return np.stack(rows), digest.hexdigest()
+    features = features_of(network, prepared(), batch_size)
+    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(wrong):
+        name = f"{pictures.path}: {pictures.names[wrong[0]]}"
+        raise ValueError(f"{name} has features that are not finite numbers (network={network.name})")
+    return features, digest.hexdigest()
+
+
+def features_of(network: FeatureNetwork, pixels: Iterable[np.ndarray], batch_size: int = 64) -> np.ndarray:
+    """Features (N, D) of pictures (H, W, 3) uint8 of any sizes, in their order."""
+    rows: dict[int, np.ndarray] = {}
+    for batch in in_batches(enumerate(pixels), lambda item: item[1].shape, batch_size):
+        numbers, pictures = zip(*batch)
+        rows.update(zip(numbers, network(np.stack(pictures))))
+    return np.stack([rows[i] for i in range(len(rows))])
 
 
 @dataclass(frozen=True)
@@ -289,29 +293,26 @@ class Statistics:
         arrays = {"mu": self.moments.mean, "sigma": self.moments.covariance}
         if self.features is not None:
             arrays["features"] = self.features.astype(np.float32)
-        partial = Path(path).with_name(f".{Path(path).name}.partial.npz")
-        np.savez(partial, protocol=np.array(json.dumps(self.protocol)), **arrays)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            np.savez(partial, protocol=np.array(json.dumps(self.protocol)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Statistics:
         """From what `save` wrote; ValueError for any other file, with what it lacks."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, BadZipFile) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"{path} is not readable as .npz ({error})") from error
+        arrays = _read_npz(path)
         for name in ("protocol", "mu", "sigma"):
             if name not in arrays:
                 raise ValueError(f"{path} has no {name!r} inside: a statistics file says how it was measured")
-        protocol = json.loads(str(arrays["protocol"]))
+        protocol = _parse_protocol(path, arrays["protocol"])
         mean, covariance, features = arrays["mu"], arrays["sigma"], arrays.get("features")
-        if covariance.shape != (mean.size, mean.size):
-            raise ValueError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit together")
-        if not all(np.isfinite(each).all() for each in (mean, covariance, 0 if features is None else features)):
+        numbers = [each for each in (mean, covariance, features) if each is not None]
+        if not all(each.dtype.kind == "f" and np.isfinite(each).all() for each in numbers):
             raise ValueError(f"{path} holds numbers that are not finite")
+        if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
+            raise ValueError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit together")
+        if features is not None and features.shape != (protocol["count"], mean.size):
+            wanted = (protocol["count"], mean.size)
+            raise ValueError(f"{path}: features {features.shape}, its protocol and mu say {wanted}")
         return cls(Moments(protocol["count"], mean, covariance), protocol, features)
 
     def require(self, wanted: dict, origin: str, advice: str = "") -> None:
@@ -319,6 +320,27 @@ class Statistics:
         different = differences({key: self.protocol.get(key) for key in wanted}, wanted)
         if different:
             raise ValueError(f"{origin} was measured with another protocol ({different}){advice}")
+
+
+def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise FileNotFoundError(damage_of(path)) from None
+    except Exception as error:  # damaged archives raise whatever their bytes lead to
+        raise ValueError(f"{damage_of(path)} (not readable as .npz: {error})") from error
+
+
+def _parse_protocol(path: str | os.PathLike, text: np.ndarray) -> dict:
+    try:
+        protocol = json.loads(str(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a protocol that is not readable as JSON ({error})") from error
+    count = protocol.get("count") if isinstance(protocol, dict) else None
+    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+        raise ValueError(f"{path} has a protocol without a count of pictures: measure the reference again")
+    return protocol
 
 
 def feature_protocol(preparation: Preparation, network: FeatureNetwork) -> dict:

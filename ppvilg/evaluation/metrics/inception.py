@@ -2,14 +2,12 @@
 
 It differs from the published Inception v3 in three places: average pooling does not count padding, the last block pools
 by maximum, and the classifier (unused here) has 1,008 classes. Weights come as a file from the user:
-pt_inception-2015-12-05-6726825d.pth of pytorch-fid, or the same as safetensors.
+pt_inception-2015-12-05-6726825d.pth of pytorch-fid, converted to safetensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .torch_file import read_torch_weights
+from .weights import read_safetensors
 
 INPUT_SIZE = 299  # pixels
 UNUSED = ("fc.", "AuxLogits.")
@@ -183,10 +181,11 @@ class InceptionNetwork(nn.Layer):
 
 
 def load_inception(path: str | os.PathLike) -> InceptionNetwork:
-    """The network with the weights of a .pth or .safetensors file; ValueError when they are not this network's."""
+    """The network with the weights of a .safetensors file; ValueError when they are not this network's."""
     network = InceptionNetwork()
     own = network.state_dict()
-    given = {paddle_name(name): value for name, value in read_weights(path).items() if not name.startswith(UNUSED)}
+    state, _ = read_safetensors(Path(path))
+    given = {paddle_name(name): value for name, value in state.items() if not name.startswith(UNUSED)}
     given = {name: value for name, value in given.items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
@@ -205,24 +204,3 @@ def paddle_name(name: str) -> str:
         if name.endswith(ending):
             return name.removesuffix(ending) + ours
     return name
-
-
-def read_weights(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
-    """Arrays by name from a .safetensors file or from PyTorch's; ValueError when it can be read as neither."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; weights= takes pytorch-fid's Inception file")
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(str(path))
-    return read_torch_weights(path)
-
-
-def weights_sha256(layer: nn.Layer) -> str:
-    """One hash over names and values of a network's weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(layer.state_dict().items()):
-        digest.update(f"{name}\n{list(value.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return digest.hexdigest()

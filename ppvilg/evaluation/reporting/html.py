@@ -12,7 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..drawing.folder import write_whole
+from ppvilg.files import write_whole
+
+from .figures import svg
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -69,7 +71,7 @@ class Report:
     def plot(self, figure: Any, caption: str = "") -> None:
         """A matplotlib figure as SVG; its text stays text."""
         below = f"<figcaption>{html.escape(caption)}</figcaption>"
-        self._parts.append(f'<figure class="plot">{_svg(figure)}{below}</figure>')
+        self._parts.append(f'<figure class="plot">{svg(figure)}{below}</figure>')
 
     def data(self, content: Mapping) -> None:
         """A JSON object, indented."""
@@ -93,13 +95,3 @@ def _data_uri(image: Image.Image) -> str:
     image.convert("RGB").save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
-
-def _svg(figure: Any) -> str:
-    """The <svg> element of a figure, the same for the same figure."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ppvilg"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ppvilg import __version__
+from ppvilg.files import write_whole
 
-from ..drawing.folder import read_json, write_whole
+from ..drawing.folder import read_json
 
-MODEL_FILES = (".json", ".txt", ".safetensors", ".pdparams", ".pdiparams", ".model")
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "ppdiffusers", "numpy", "scipy", "Pillow")
 RESULTS, REPORT = "results.json", "report.html"
 
@@ -39,23 +38,6 @@ def installed(packages: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def folder_sha256(folder: str | os.PathLike) -> str:
-    """One hash over the names and contents of a model's files, without what only people read."""
-    folder, digest = Path(folder), hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES):
-        digest.update(f"{path.relative_to(folder).as_posix()}\n{file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def differences(found: Mapping, wanted: Mapping) -> str:
     """What differs between two protocols, `key found, not wanted; ...`; empty when nothing does."""
     found, wanted = (json.loads(json.dumps(dict(each))) for each in (found, wanted))
@@ -68,7 +50,7 @@ def open_output(output: str | os.PathLike, suite: str) -> Path:
     output = Path(output)
     results = output / RESULTS
     if results.is_file():
-        other = read_json(results).get("suite")
+        other = read_json(results, "suite")["suite"]
         if other != suite:
             raise ValueError(f"{output} holds results of the suite {other!r}, not {suite!r}; choose another output")
     output.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ppvilg.emoji.judging import Verdict
+from ppvilg.files import write_whole
 
-from ..drawing.folder import write_whole
+from ..drawing.folder import write_png
 
 RIGHT, WRONG = (30, 160, 60), (210, 40, 40)
 BLIND_SCALE = 6
@@ -52,7 +53,7 @@ def write_blind_sheets(
     starts = range(0, len(order), BLIND_PER_PAGE)
     for page, start in enumerate(starts):
         chosen = [pictures[i] for i in order[start : start + BLIND_PER_PAGE]]
-        _blind_page(chosen, start + 1).save(folder / f"page_{page + 1:02d}.png")
+        write_png(_blind_page(chosen, start + 1), folder / f"page_{page + 1:02d}.png")
     entries = {str(number + 1): answers[i] for number, i in enumerate(order)}
     write_whole(key, json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     return len(starts)

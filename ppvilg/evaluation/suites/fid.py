@@ -11,10 +11,10 @@ import numpy as np
 from omegaconf import MISSING
 
 from ppvilg.config import ConfigError, bounded, choice
-from ppvilg.data import BadSample
+from ppvilg.files import PictureError, file_sha256
 
 from ..drawing.folder import PROTOCOL, read_json
-from ..drawing.painter import Painter
+from ..drawing.painter import Painter, scale_name
 from ..drawing.prompts import choose_prompts, read_prompts
 from ..drawing.sampling import Sampling
 from ..metrics.distribution import METRICS, compare, neighbour_distances, squared_distances
@@ -29,9 +29,10 @@ from ..metrics.features import (
     extract,
     feature_protocol,
 )
+from ..reporting.figures import scatter_figure, sweep_figure
 from ..reporting.html import Report
 from ..reporting.markdown import table, value_text
-from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
+from ..reporting.protocol import REPORT, about, open_output, write_results
 
 KEPT = "reference.npz"
 NUMBERS = ("fid", "kid", "precision", "recall", "density", "coverage")
@@ -193,7 +194,7 @@ class FidSuite:
         arguments = (pictures, self.preparation, self.network, self.recipe.feature_batch_size, description)
         try:
             return extract(*arguments)
-        except BadSample as error:
+        except PictureError as error:
             hint = "" if self.painter is None else "; remove it to have it drawn again"
             raise ValueError(f"{error}{hint}") from error
 
@@ -226,7 +227,8 @@ class FidSuite:
             " for other pictures of the same model. FID falls as the number of pictures grows: compare equal ones."
         )
         if len(report["results"]) > 1:
-            page.plot(sweep_figure(report["results"]), "Over guidance scales.")
+            labels = [scale_name(row["guidance_scale"]) for row in report["results"]]
+            page.plot(sweep_figure(report["results"], labels), "Over guidance scales.")
         page.heading("Generated")
         first = range(min(SHOWN, len(pictures)))
         page.pictures([self.preparation(pictures[i]) for i in first], [self._caption(pictures, i) for i in first])
@@ -260,13 +262,6 @@ class FidSuite:
             page.pictures([self.preparation(self.given[i]) for i in missed], [self.given.names[i] for i in missed])
 
 
-def scale_name(scale: Any) -> str:
-    """A guidance scale as it is written in tables and names of folders: 3.0, or 2.0-3.0 for one per expert."""
-    if scale is None:
-        return "given"
-    return "-".join(f"{float(each):g}" for each in (scale if isinstance(scale, Sequence) else [scale]))
-
-
 def table_rows(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table: one row per guidance scale."""
     names = [name for name in NUMBERS if name in results[0]]
@@ -278,40 +273,3 @@ def _number(entry: dict) -> str:
     """12.34 (12.01 to 12.67); smaller numbers with more digits."""
     size = abs(entry["value"])
     return value_text(entry["value"], entry["interval"], 2 if size >= 10 else 3 if size >= 0.1 else 5)
-
-
-def sweep_figure(rows: Sequence[dict]) -> Any:
-    """FID over guidance, and recall over precision where both are known."""
-    from matplotlib.figure import Figure
-
-    panels = [name for name in ("fid", "kid") if name in rows[0]] + (["recall"] if "recall" in rows[0] else [])
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    labels = [scale_name(row["guidance_scale"]) for row in rows]
-    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        if name == "recall":
-            axes.plot(*([row[key]["value"] for row in rows] for key in ("precision", "recall")), marker="o")
-            for row, label in zip(rows, labels):
-                axes.annotate(label, (row["precision"]["value"], row["recall"]["value"]))
-            axes.set(xlabel="precision", ylabel="recall")
-            continue
-        values = np.array([row[name]["value"] for row in rows])
-        bounds = np.array([row[name]["interval"] or [row[name]["value"]] * 2 for row in rows])
-        axes.errorbar(range(len(rows)), values, yerr=np.abs(bounds.T - values), marker="o", capsize=3)
-        axes.set(xlabel="guidance scale", ylabel=name.upper(), xticks=range(len(rows)), xticklabels=labels)
-    return figure
-
-
-def scatter_figure(reference: np.ndarray, generated: np.ndarray, most: int = 1500) -> Any:
-    """Both sets over the two directions in which the reference varies most."""
-    from matplotlib.figure import Figure
-
-    mean = reference.mean(axis=0)
-    directions = np.linalg.eigh(np.cov(reference.astype(np.float64), rowvar=False))[1][:, :-3:-1]  # (D, 2)
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    for features, label, colour in ((reference, "reference", "#888888"), (generated, "generated", "#d62728")):
-        x, y = ((features[:most] - mean) @ directions).T
-        axes.scatter(x, y, s=10, alpha=0.6, label=label, color=colour, linewidths=0, rasterized=True)
-    axes.legend(markerscale=2, loc="upper right")
-    axes.set(xlabel="first component", ylabel="second component")
-    return figure

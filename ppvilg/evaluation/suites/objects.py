@@ -23,13 +23,14 @@ from ppvilg.emoji.judging import CRITERIA, Verdict, judge
 from ppvilg.emoji.objects import font_sha256
 from ppvilg.emoji.render import render
 from ppvilg.emoji.scenes import Scene, draw_scene
+from ppvilg.files import write_whole
 
-from ..drawing.folder import PictureFolder, write_whole
+from ..drawing.folder import PictureFolder, write_png
 from ..drawing.painter import Painter, draw_missing, picture_seed
 from ..drawing.sampling import Sampling
 from ..reporting.html import Report
 from ..reporting.markdown import table
-from ..reporting.protocol import REPORT, about, open_output
+from ..reporting.protocol import REPORT, about, open_output, write_results
 from ..reporting.sheets import contact_sheet, write_blind_sheets
 from .object_tables import HEADER, HEADER_BY_OBJECT, rows, rows_by_object, tables
 
@@ -101,7 +102,7 @@ class ObjectsSuite:
             self._write_verdicts(source, verdicts)
             self._write_sheets(source, pictures, verdicts)
         report = {**self._about(), "results": results}
-        write_whole(self.output / "results.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+        write_results(self.output, report)
         parts = [self.summary(report)]
         for source, found in results.items():
             parts += [f"{source}, by object:", table(HEADER_BY_OBJECT, rows_by_object(found))]
@@ -163,7 +164,7 @@ class ObjectsSuite:
             chosen = [i for i, verdict in enumerate(flat) if verdict.kind == kind]
             if chosen:
                 parts = [pictures[i] for i in chosen], [flat[i] for i in chosen], [i // per_prompt for i in chosen]
-                contact_sheet(*parts).save(self.output / f"sheet_{source}_{kind}.png")
+                write_png(contact_sheet(*parts), self.output / f"sheet_{source}_{kind}.png")
         singles = [i for i, prompt in enumerate(self.prompts) if prompt["kind"] == "single"]
         if source == "model" and singles and self.recipe.blind_pictures:
             rng = np.random.default_rng(self.recipe.seed)

@@ -19,16 +19,18 @@ from omegaconf import MISSING
 from PIL import Image, ImageDraw, ImageFont
 
 from ppvilg.config import ConfigError, bounded, choice
+from ppvilg.files import file_sha256, write_whole
 
-from ..drawing.folder import PictureFolder, write_whole
+from ..drawing.folder import PictureFolder, write_png
 from ..drawing.painter import Painter
 from ..drawing.sampling import Sampling
 from ..metrics.features import Pictures
 from ..metrics.intervals import average
+from ..metrics.scorer import SCORERS, ImageTextScorer
 from ..reporting.html import Report
 from ..reporting.markdown import interval_text, table
-from ..reporting.protocol import REPORT, about, file_sha256, open_output, write_results
-from .clip_score import SCORERS, WEIGHT, ImageTextScorer
+from ..reporting.protocol import REPORT, about, open_output, write_results
+from .clip_score import WEIGHT
 
 HEADER = ("Prompt", "文本", "类别", "来源")
 LANGUAGES = ("zh", "en")
@@ -52,6 +54,7 @@ class ViLG300Recipe(Sampling):
     weights_zh: str | None = None  # folder or name; None: Chinese prompts are not scored
     scorer_en: str = choice("clip", SCORERS)
     weights_en: str | None = None
+    allow_pickle: bool = False  # weights that are a pickle, which can run code when it is loaded
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +110,9 @@ class ViLG300Suite:
         for language in recipe.languages:
             weights = getattr(recipe, f"weights_{language}")
             if weights is not None:
-                self.scorers[language] = ImageTextScorer(getattr(recipe, f"scorer_{language}"), weights)
+                self.scorers[language] = ImageTextScorer(
+                    getattr(recipe, f"scorer_{language}"), weights, recipe.allow_pickle
+                )
         self.output = open_output(recipe.output, recipe.suite)
 
     def run(self) -> dict:
@@ -119,7 +124,7 @@ class ViLG300Suite:
             scores = self._clip_scores(language, folder)
             results[language] = self._tables(prompts, scores)
             self._write_sheets(page, language, folder, results[language])
-        head = about("vilg300", self.recipe, self._hashes())
+        head = {**about("vilg300", self.recipe, self._hashes()), "drawn_with": self.painter.protocol()}
         report = {**head, "results": results}
         page.heading("Protocol")
         page.data(head)
@@ -204,7 +209,7 @@ class ViLG300Suite:
                 captions += [f"{i:05d} {folder.metadata[i]['prompt']}", *others]
             labels = [caption[:5] for caption in captions]
             sheet = numbered_sheet(pictures, labels, folder.images_per_prompt)
-            sheet.save(sheets / f"{number:02d}_{name.replace('/', '_')}.png")
+            write_png(sheet, sheets / f"{number:02d}_{name.replace('/', '_')}.png")
             page.heading(f"{language}: {name}")
             shown = [thumbnail(picture, ON_PAGE) for picture in pictures]
             page.pictures(shown, captions, 1 if shown[0].width > 100 else 2)
