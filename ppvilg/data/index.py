@@ -41,8 +41,17 @@ class Index:
             raise ValueError(f"{folder}: no index ({error})") from error
         if self.manifest.get("format") != FORMAT:
             raise ValueError(f"{folder}: index of format {self.manifest.get('format')}, not {FORMAT}")
+        self._check_whole()
         self.files = [os.path.normpath(os.path.join(base, name)) for name in self.manifest["files"]]
         self._text = np.memmap(self.folder / "text.bin", np.uint8, "r")
+
+    def _check_whole(self) -> None:
+        """A crash of the machine may leave files without what was written to them."""
+        sizes = {name: len(self) * dtype.itemsize * width for name, (dtype, width) in COLUMNS.items()}
+        for name, size in (sizes | {"text": self.manifest["text_bytes"]}).items():
+            path = self.folder / f"{name}.bin"
+            if not path.is_file() or path.stat().st_size != size:
+                raise ValueError(f"{path} is torn")
 
     def __len__(self) -> int:
         return self.manifest["samples"]

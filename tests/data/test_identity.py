@@ -100,7 +100,9 @@ def test_a_sidecar_beside_its_shard_speaks_of_that_one(downloads):
     source = open_source(downloads)
     assert captions(source) == ["a猫0", "a的", "共", "b猫0", "b的", "b猫2"] and source.bad == []
     fingerprint = source.fingerprint()
-    write_sidecar(downloads / "b.annotations.jsonl", [{"key": "00001", "captions": {"zh": "新"}}])
+    lines = [{"key": "00001", "captions": {"zh": "新"}}, {"key": "00000", "shard": "a"}]
+    write_sidecar(downloads / "b.annotations.jsonl", lines)
+    assert "'a' is not the shard beside which" in open_source(downloads).bad[0].reason
     assert captions(open_source(downloads))[4] == "新" and open_source(downloads).fingerprint() != fingerprint
 
 

@@ -45,7 +45,8 @@ def test_the_second_time_nothing_is_read(data, monkeypatch):
     assert [path.name for path in (data / ".ppvilg").iterdir() if path.is_dir()] == [second.index.folder.name]
 
 
-@pytest.mark.parametrize("what", ["shard", "sidecar", "new shard", "lost shard", "torn index", "old index"])
+@pytest.mark.parametrize("what", ["shard", "sidecar", "new shard", "lost shard", "torn index", "old index",
+                                  "index without texts"])
 def test_a_change_makes_a_new_index_and_is_named(data, what, caplog):
     source = open_source(data)
     before, manifest = source.fingerprint(), source.index.folder / "manifest.json"
@@ -59,6 +60,8 @@ def test_a_change_makes_a_new_index_and_is_named(data, what, caplog):
         write_tar(data / "3.tar", samples(4, start=12))
     elif what == "lost shard":
         (data / "2.tar").unlink()
+    elif what == "index without texts":
+        (manifest.parent / "text.bin").write_bytes(b"")
     elif what == "torn index":
         manifest.unlink()
     else:

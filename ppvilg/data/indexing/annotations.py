@@ -208,6 +208,8 @@ class Annotations:
         found = self._shards_named.get(name.replace("\\", "/").removeprefix("./").removesuffix(".tar"), [])
         if len(found) > 1:
             raise ValueError(f'"shard": {name!r} is the name of {len(found)} shards: write its folder as well')
+        if place >= 0 and found != [place]:
+            raise ValueError(f'"shard": {name!r} is not the shard beside which the line stands')
         return found[0] if found else None
 
     @cached_property

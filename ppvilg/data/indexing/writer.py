@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvilg.files import write_whole
-
 COLUMNS = {
     "sizes": (np.dtype("<i4"), 2),  # width, height
     "file_of": (np.dtype("<i4"), 1),  # number of the shard; -1: a file of its own, named in the text
@@ -96,11 +94,11 @@ class IndexWriter:
         self.close()
         names = list(map(os.path.basename, self.files))
         manifest |= {
-            "files": self.files, **self.counts, "first_wrong_hint": self.first_wrong_hint,
+            "files": self.files, **self.counts, "text_bytes": self._text_end, "first_wrong_hint": self.first_wrong_hint,
             "max_pixels": self.max_pixels,
             "fingerprint": _fingerprint(self.folder, [names, self.file_lengths, self.annotation_hash]),
         }  # fmt: skip
-        write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=1))
+        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     def close(self) -> None:
         """Let go of the files."""
