@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from typing import NamedTuple, NoReturn
 
 SHOW_TRACEBACK = "PPVILG_TRACEBACK"
@@ -89,6 +90,9 @@ def main(argv: list[str] | None = None) -> int:
 def start(*command: str) -> NoReturn:
     """Run what the command line says, after `command`, and leave with its exit code."""
     _read_arguments_as_utf8()
+    # What the libraries say about their own imports, and our own warnings without a line of code.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"paddle\.utils\.cpp_extension|_distutils_hack")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sys.exit(main([*command, *sys.argv[1:]]))
 
 

@@ -1,16 +1,24 @@
-"""Draw pictures of prompts with a pipeline folder, a model of the zoo, or an export bundle (tools/export.py).
+"""Draw pictures of prompts with a pipeline folder, a model of the zoo, or an export bundle (ppvilg export).
 
-python tools/infer.py -m emoji64 --prompt 蓝色背景上的一辆红色出租车 --prompt 三只企鹅 --seed 7
+ppvilg infer -m emoji64 --prompt 蓝色背景上的一辆红色出租车 --prompt 三只企鹅 --seed 7
+
+Every picture is written as soon as it is drawn. Stopped half-way, the same command goes on with those that are missing;
+with anything changed that decides the pictures, new ones are numbered behind those in the folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from .arguments import new_parser
+from ppvilg.files import digest_of, file_sha256, find_shipped, read_lines, read_picture
+
+from .album import Run, columns_of, open_run, small_copies
+from .arguments import add_device, new_parser, use_device
+
+BATCHES_AT_ONCE = 8  # of which experts that take turns in memory draw their steps one after the other
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,18 +38,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, help="pixels (the model's own)")
     parser.add_argument("--height", type=int, help="pixels (the model's own)")
     parser.add_argument("--scheduler", help="ddim, ddpm, pndm, dpmsolver++, unipc, euler, euler_ancestral")
-    parser.add_argument("--image", type=Path, help="start from this picture")
+    parser.add_argument("--image", type=Path, help="start from this picture (PNG, JPEG, WebP)")
     parser.add_argument("--mask-image", type=Path, help="repaint --image where this is white")
     parser.add_argument("--strength", type=float, help="how far --image is taken back to noise, 0 to 1")
     parser.add_argument("--backend", help="of an export bundle: cpu, onednn, onednn_bfloat16, gpu (onednn)")
     parser.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
+    add_device(parser)
     parser.add_argument("--output", type=Path, default=Path("output/infer"), help="folder for the PNGs (%(default)s)")
     arguments = parser.parse_args(argv)
-    arguments.prompts = list(arguments.prompt)
-    if arguments.prompt_file:
-        lines = arguments.prompt_file.read_text(encoding="utf-8").splitlines()
-        arguments.prompts += [line.strip() for line in lines if line.strip()]
-    if not arguments.prompts:
+    if not arguments.prompt and not arguments.prompt_file:
         parser.error("give --prompt or --prompt-file")
     for name in ("num_images", "batch_size"):
         if getattr(arguments, name) < 1:
@@ -51,102 +56,138 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def load(arguments: argparse.Namespace):
-    """The pipeline of either kind of folder."""
-    from ppvilg.inference import is_bundle
-    from ppvilg.pipelines import ErnieViLG2Pipeline
-
-    resident = arguments.max_resident_experts
-    if is_bundle(arguments.model):
-        arguments.backend = arguments.backend or "onednn"
-        return ErnieViLG2Pipeline.from_exported(arguments.model, arguments.backend, resident)
-    if arguments.backend:
-        raise ValueError(f"--backend is for export bundles, which {arguments.model} is not: export it first")
-    return ErnieViLG2Pipeline.from_pretrained(arguments.model, max_resident_experts=resident)
+def read_prompts(arguments: argparse.Namespace) -> list[str]:
+    """Those of the command line, then those of the file."""
+    prompts = list(arguments.prompt)
+    if arguments.prompt_file:
+        prompts += read_lines(find_shipped(arguments.prompt_file))
+        if len(prompts) == len(arguments.prompt):
+            raise ValueError(f"{arguments.prompt_file} holds no prompt")
+    return prompts
 
 
-def draw(arguments: argparse.Namespace) -> tuple[list, list[dict]]:
-    """Pictures in the order of the prompts, and the metadata of each."""
-    from paddlenlp.utils.log import logger
-    from PIL import Image
+def read_inputs(arguments: argparse.Namespace) -> dict:
+    """The pictures to start from and to repaint by, as arguments of the pipeline."""
+    inputs = {}
+    if arguments.image is not None:
+        inputs["image"] = read_picture(arguments.image)
+    if arguments.mask_image is not None:
+        inputs["mask_image"] = read_picture(arguments.mask_image).convert("L")
+    return inputs
 
-    import ppvilg
-    from ppvilg._runtime import prepare_cpu
+
+def open_model(arguments: argparse.Namespace):
+    """The pipeline, with the scheduler that was asked for."""
     from ppvilg.pipelines import build_scheduler
+    from ppvilg.pipelines.opening import open_pipeline
 
-    prepare_cpu()
-    logger.set_level("WARNING")  # it tells the story of every file it opens
-    pipeline = load(arguments)
+    pipeline = open_pipeline(
+        arguments.model, arguments.backend, arguments.max_resident_experts, device=arguments.device
+    )
     if arguments.scheduler:
         pipeline.scheduler = build_scheduler(arguments.scheduler, pipeline.scheduler.config)
+    return pipeline
+
+
+def settings_of(arguments: argparse.Namespace, pipeline) -> dict:
+    """What a call is given besides prompts and seeds, defaults of the model filled in."""
     steps, scale = arguments.steps, arguments.guidance_scale
-    settings = {
+    return {
         "style": arguments.style,
         "negative_prompt": arguments.negative_prompt,
         "num_inference_steps": pipeline.config.default_num_inference_steps if steps is None else steps,
         "guidance_scale": pipeline.config.default_guidance_scale if scale is None else scale,
         "eta": pipeline.resolve_eta(arguments.eta),
         "strength": arguments.strength,
+        "height": arguments.height,
+        "width": arguments.width,
     }
-    about = {
+
+
+def describe(arguments: argparse.Namespace, pipeline) -> dict:
+    """What a picture says of its making besides the settings."""
+    import ppvilg
+    from ppvilg.inference import is_bundle
+    from ppvilg.pipelines.opening import DEFAULT_BACKEND
+
+    return {
         "model": arguments.model,
-        "backend": arguments.backend,
+        "backend": (arguments.backend or DEFAULT_BACKEND) if is_bundle(arguments.model) else None,
         "scheduler": type(pipeline.scheduler).__name__,
         "ppvilg": ppvilg.__version__,
-        "image": arguments.image,
-        "mask_image": arguments.mask_image,
+        "image": arguments.image and str(arguments.image),
+        "mask_image": arguments.mask_image and str(arguments.mask_image),
     }
-    inputs = {
-        name: Image.open(path)
-        for name, path in (("image", arguments.image), ("mask_image", arguments.mask_image))
-        if path is not None
+
+
+def contents_of(arguments: argparse.Namespace) -> dict:
+    """What tells other files under the same names: digests of pictures, names, sizes and times of the model's files."""
+    from ppvilg.inference import is_bundle
+    from ppvilg.pipelines import resolve
+
+    folder = Path(arguments.model) if is_bundle(arguments.model) else resolve(arguments.model)
+    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        "model": digest_of([[path.as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in files]),
+        "image": arguments.image and file_sha256(arguments.image),
+        "mask_image": arguments.mask_image and file_sha256(arguments.mask_image),
     }
-    jobs = [prompt for prompt in arguments.prompts for _ in range(arguments.num_images)]
-    images, metadata = [], []
-    for start in range(0, len(jobs), arguments.batch_size):
-        prompts = jobs[start : start + arguments.batch_size]
-        pipeline.set_progress_bar_config(desc=f"pictures {start + 1} to {start + len(prompts)} of {len(jobs)}")
-        images += pipeline(
-            prompts,
-            height=arguments.height,
-            width=arguments.width,
-            generator=arguments.seed + start,
+
+
+def draw(pipeline, run: Run, prompts: list[str], arguments: argparse.Namespace, settings: dict) -> Iterator[tuple]:
+    """(index, picture) of every picture of the run that is missing; the seeds count on from picture to picture."""
+    missing, batch_size = run.missing(), arguments.batch_size
+    at_once = batch_size * (1 if arguments.max_resident_experts is None else BATCHES_AT_ONCE)
+    for start in range(0, len(missing), at_once):
+        indices = missing[start : start + at_once]
+        drawn = pipeline.generate_queue(
+            [prompts[index] for index in indices],
+            batch_size=batch_size,
+            generator=[arguments.seed + index for index in indices],
             **settings,
-            **inputs,
-        ).images
-        metadata += [
-            {"prompt": prompt, "seed": arguments.seed + start + i, **settings, **about}
-            for i, prompt in enumerate(prompts)
-        ]
-    return images, metadata
+        )
+        yield from zip(indices, drawn.images)
 
 
-def write(images: list, metadata: list[dict], folder: Path, columns: int) -> tuple[list[Path], Path]:
-    """Numbered PNGs and a grid, after those already in the folder: (paths, path of the grid)."""
+def save_grid(run: Run, about: dict, prompts: list[str], columns: int) -> None:
+    """All pictures of the run on one sheet."""
     from ppvilg.pipelines import make_grid, save_png
 
-    folder.mkdir(parents=True, exist_ok=True)
-    first = 1 + max((int(path.stem) for path in folder.glob("*.png") if re.fullmatch(r"\d+", path.stem)), default=-1)
-    paths = [folder / f"{first + i:05d}.png" for i in range(len(images))]
-    for image, path, about in zip(images, paths, metadata):
-        save_png(image, path, about)
-    grid, number = folder / "grid.png", 1
-    while grid.exists():
-        number += 1
-        grid = folder / f"grid_{number}.png"
-    shared = {key: value for key, value in metadata[0].items() if all(about[key] == value for about in metadata)}
-    save_png(make_grid(images, columns), grid, {**shared, "prompts": "\n".join(about["prompt"] for about in metadata)})
-    return paths, grid
+    sheet = make_grid(small_copies([run.path(index) for index in range(run.count)]), columns)
+    save_png(sheet, run.grid, {**about, "prompts": "\n".join(prompts)}, replace=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
+    prompts = [prompt for prompt in read_prompts(arguments) for _ in range(arguments.num_images)]
+    inputs = read_inputs(arguments)
+    use_device(arguments.device)
+    from tqdm import tqdm
+
+    from ppvilg.pipelines import save_png
+
+    pipeline = open_model(arguments)
+    settings = settings_of(arguments, pipeline)
+    about = {**settings, **describe(arguments, pipeline)}
+    decides = {"seed": arguments.seed, **about, "contents": contents_of(arguments), "prompts": prompts}
+    run = open_run(arguments.output, len(prompts), decides)
+    done = run.count - len(run.missing())
+    pipeline.set_progress_bar_config(desc="steps", leave=False, position=1)
     try:
-        images, metadata = draw(arguments)
-        columns = arguments.num_images if arguments.num_images > 1 else min(4, len(images))
-        paths, grid = write(images, metadata, arguments.output, columns)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(paths)} pictures: {paths[0]} to {paths[-1].name}, together in {grid}")
+        with tqdm(total=run.count, initial=done, unit=" pictures", desc=str(run.folder)) as progress:
+            for index, picture in draw(pipeline, run, prompts, arguments, {**settings, **inputs}):
+                save_png(picture, run.path(index), {"prompt": prompts[index], "seed": arguments.seed + index, **about})
+                progress.update()
+    except BaseException:
+        left = run.missing()
+        if run.is_new and len(left) == run.count:
+            run.forget()
+        elif left:
+            print(f"{run.count - len(left)} of {run.count} pictures are in {run.folder}", file=sys.stderr)
+            print("run the same command again to draw the others", file=sys.stderr)
+        raise
+    if done < run.count or not run.grid.exists():
+        save_grid(run, about, prompts, columns_of(run.count, arguments.num_images))
+    drawn = "" if done < run.count else ", all drawn before"
+    print(f"{run.count} pictures: {run.path(0)} to {run.path(run.count - 1).name}, together in {run.grid}{drawn}")
     return 0

@@ -21,17 +21,19 @@ def whole_file(path: str | os.PathLike, replace: bool = True) -> Iterator[Path]:
     path = Path(path)
     if not replace and os.path.lexists(path):
         raise FileExistsError(f"{path} is there already")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
-    os.close(handle)
+    with _named(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
+        os.close(handle)
     partial = Path(name)
     try:
-        yield partial
-        _sync(partial)
-        _open_to_others(partial)
-        if replace:
-            os.replace(partial, path)
-        else:
-            _place_new(partial, path)
+        with _named(path):
+            yield partial
+            _sync(partial)
+            _open_to_others(partial)
+            if replace:
+                os.replace(partial, path)
+            else:
+                _place_new(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -41,6 +43,18 @@ def write_whole(path: str | os.PathLike, content: str | bytes, replace: bool = T
     data = content.encode("utf-8") if isinstance(content, str) else content
     with whole_file(path, replace) as partial:
         partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the system, a full disk say, names the file that was to be rather than the hidden one."""
+    try:
+        yield
+    except OSError as error:
+        hidden = error.filename is None or os.path.basename(error.filename).startswith(f".{path.name}.")
+        if error.errno is None or not hidden:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _sync(path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, PngImagePlugin
+
+from ppvilg.files import write_whole
 
 
 def make_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
@@ -23,14 +26,20 @@ def make_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Imag
     return sheet
 
 
-def save_png(image: Image.Image, path: str | os.PathLike, metadata: Mapping[str, object]) -> None:
-    """Writes a PNG with `metadata` as UTF-8 text chunks (None left out); FileExistsError if the file is there."""
+def save_png(
+    image: Image.Image, path: str | os.PathLike, metadata: Mapping[str, object], replace: bool = False
+) -> None:
+    """Writes a PNG, whole or not at all, with `metadata` as UTF-8 text chunks (None left out).
+
+    FileExistsError if the file is there, unless `replace`.
+    """
     info = PngImagePlugin.PngInfo()
     for key, value in metadata.items():
         if value is not None:
             info.add_itxt(key, str(value))
-    with open(path, "xb") as file:
-        image.save(file, format="PNG", pnginfo=info)
+    content = io.BytesIO()
+    image.save(content, format="PNG", pnginfo=info)
+    write_whole(path, content.getvalue(), replace)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

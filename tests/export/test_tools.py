@@ -31,7 +31,7 @@ def test_mistakes_are_one_line(bundle, tmp_path, capsys):
     assert infer(["-m", str(bundle), "--backend", "gpu", "--prompt", "猫", "--output", str(tmp_path / "a")]) == 1
     assert "error: backend 'gpu' needs" in capsys.readouterr().err
     assert infer(["-m", "emoji64", "--backend", "cpu", "--prompt", "猫", "--output", str(tmp_path / "a")]) == 1
-    assert "--backend is for export bundles" in capsys.readouterr().err
+    assert "is for bundles, and emoji64 is no bundle: export it" in capsys.readouterr().err
     assert export(["--model", "emoji64", "--output", str(bundle)]) == 1
     assert f"error: {bundle} is there already" in capsys.readouterr().err
     assert export(["--model", "emoji65", "--output", str(tmp_path / "a")]) == 1

@@ -38,6 +38,22 @@ def test_a_name_that_is_taken(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
 
 
+def test_what_the_system_refuses_is_named_by_the_file_that_was_to_be(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.png"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "none" / "a.png", b"x")
+    assert caught.value.filename == str(tmp_path / "none" / "a.png")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: '.*/a.png'"):
+        write_whole(path, b"x")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OSError, match="other.txt"), whole_file(path):
+        raise FileNotFoundError(2, "No such file", "other.txt")  # another file's error stays its own
+
+
 def test_hashes(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x" * 3_000_000)
