@@ -45,6 +45,16 @@ setup(
         # Not on PyPI (which ends at 2.6): add --extra-index-url with Paddle's index for your CUDA version, e.g.
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
+        # The service: FastAPI and uvicorn come with paddlenlp too; cryptography makes the certificates of --redirect.
+        "serve": [
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "python-multipart>=0.0.18",
+            "SQLAlchemy>=2.0.30",
+            "prometheus-client>=0.20",
+            "cryptography>=43",
+        ],
+        "postgres": ["psycopg[binary]>=3.2"],
         # selenium drives the voters' page where Chromium is installed; later ones need a newer urllib3 than ppdiffusers
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33",
                  "webdataset==1.0.2", "hypothesis>=6.100"],

@@ -26,7 +26,7 @@ ALLOWED = {
     "emoji": {"data"},
     "annotate": {"data", "knowledge", "inference"},
     "evaluation": {"pipelines", "data", "emoji", "config", "_runtime"},
-    "serving": {"pipelines", "knowledge", "config"},
+    "serving": {"pipelines", "knowledge", "config", "_runtime"},
     # The package itself: the public names, by strings that are imported on first use.
     "__init__": {"_registration", "_runtime", "_versions", "data", "diffusion", "knowledge", "models", "pipelines"},
     "_registration": {"pipelines"},

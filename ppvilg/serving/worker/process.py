@@ -1,0 +1,117 @@
+"""A worker process: its settings come in one line on standard input, whose end means that its server is gone.
+
+Further lines are orders: `drain SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from ..logs import log_to
+from ..model.hooks import load_filter
+from ..model.info import model_hash, read_model
+from ..store import Store
+from ..store.folder import DataFolder
+from ..store.workers import announce
+from .settings import WorkerSettings
+
+log = logging.getLogger("ppvilg.serving.worker")
+
+
+def main() -> int:
+    """Loads the model, then draws until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server says what is to be done
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    settings = WorkerSettings(**json.loads(sys.stdin.readline()))
+    log_to(settings.log_file)
+    store = Store(settings.database)
+    try:
+        worker = _build(settings, store)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2  # trying again would not help
+    threading.Thread(target=_take_orders, args=(worker,), daemon=True).start()
+    worker.run()
+    return 0
+
+
+def _take_orders(worker) -> None:
+    for line in sys.stdin:
+        order, _, value = line.partition(" ")
+        if order == "drain":
+            worker.stop(float(value))
+    worker.stop()  # the server is gone: hand everything back
+
+
+def _build(settings: WorkerSettings, store: Store):
+    """The worker over a pipeline that has drawn once."""
+    started = time.time()
+
+    def loading(what: str, fraction: float) -> None:
+        announce(store, settings.name, "loading", started, loading={"what": what, "fraction": fraction})
+
+    loading("libraries", 0.0)
+    info = read_model(settings.model)
+
+    from paddlenlp.utils.log import logger
+
+    from ppvilg._runtime import prepare_cpu
+    from ppvilg.pipelines import open_pipeline
+
+    from .painter import PipelinePainter
+    from .worker import Worker
+
+    prepare_cpu()
+    logger.set_level("WARNING")
+    loading("hash of the model", 0.3)
+    model = {"name": info.name, "hash": model_hash(info.folder)}
+    loading("weights", 0.5)
+    folder = str(info.folder)
+    pipeline = open_pipeline(
+        folder, settings.backend, settings.max_resident_experts, settings.threads, settings.device
+    )
+    painter = PipelinePainter(pipeline, streams_experts=settings.max_resident_experts is not None)
+    loading("warm-up", 0.8)
+    _warm_up(painter, info)
+    return Worker(
+        store,
+        DataFolder(Path(settings.data)),
+        painter,
+        settings.name,
+        model,
+        settings.slots,
+        settings.keep_seconds,
+        load_filter(settings.picture_filter),
+    )
+
+
+def _warm_up(painter, info) -> None:
+    """Draws a picture with one step per expert: the first calls take much longer than the others."""
+    settings = {
+        "prompt": "猫",
+        "negative_prompt": "",
+        "style": "探索无限",
+        "width": info.default_size[0],
+        "height": info.default_size[1],
+        "num_inference_steps": info.num_experts,
+        "guidance_scale": info.default_guidance_scale,
+        "sampler": info.default_sampler,
+        "eta": 0.0,
+        "strength": None,
+        "word_weights": {},
+    }
+    drawing = painter.begin(settings, 0, None, None)
+    while drawing.step < drawing.total:
+        painter.step([drawing])
+    painter.preview(drawing)
+    painter.finish(drawing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
