@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,11 @@ def test_a_value_is_blamed_on_the_file_that_gave_it(recipe):
     assert "utf16.yml is UTF-16" in refusal(path.parent / "utf16.yml")
     with pytest.raises(FileNotFoundError, match="no recipe at .*nowhere.yml"):
         load(Schema, path.parent / "nowhere.yml")
+
+
+def test_what_comes_with_the_package_is_found_from_anywhere(recipe):
+    found = load(Schema, recipe("output: '${ppvilg:zoo/emoji64/vae}'\n")).output
+    assert (Path(found) / "config.json").is_file()
 
 
 def test_limits_hold_however_a_recipe_is_made():

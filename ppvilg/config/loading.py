@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,11 @@ from omegaconf.nodes import StringNode
 from ppvilg.files import find_shipped, read_text, shipped_recipes
 
 from .limits import ConfigError, check_values, unknown_key
+
+with warnings.catch_warnings():  # its newer name meant something else in 2.3
+    warnings.simplefilter("ignore")
+    # ${ppvilg:zoo/emoji64/vae} in a recipe: what comes with this package, wherever it is installed.
+    OmegaConf.register_new_resolver("ppvilg", lambda path: str(Path(__file__).parents[1] / path), replace=True)
 
 Schema = TypeVar("Schema")
 Origin = tuple[str, Any]  # what a file or override is called in messages, and what it says
@@ -49,6 +55,7 @@ def read(schema: type, path: str | Path | None, overrides: Sequence[str] = ()) -
     if missing:
         raise ConfigError(f"{path}: no value for {', '.join(missing)}; set it in the recipe or by -o {missing[0]}=...")
     try:
+        _let_write(config)  # frozen dataclasses do not
         OmegaConf.resolve(config)
         check_values(config)
     except ConfigError as error:
@@ -76,6 +83,14 @@ def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Origin]:
     for base in bases:
         files += read_with_bases(Path(base), above + (path,))
     return files + [(str(path), node)]
+
+
+def _let_write(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for key in node if OmegaConf.is_dict(node) else ():
+        child = node._get_node(key)
+        if OmegaConf.is_config(child):
+            _let_write(child)
 
 
 def _parse_file(path: Path) -> DictConfig:
