@@ -2,7 +2,8 @@
 
 from .batches import in_batches
 from .buckets import ShapeBuckets, write_buckets
-from .loader import Batch, LoadReport, SampleLoader, sample_rng
+from .latents import LatentStore
+from .loading import Batch, LatentLoader, LoadReport, SampleLoader, encode_latents, sample_rng
 from .order import BatchOrder, RangeBuckets
 from .records import (
     BadSample,
@@ -24,6 +25,8 @@ __all__ = [
     "BatchOrder",
     "DataReport",
     "ImageTransform",
+    "LatentLoader",
+    "LatentStore",
     "LoadReport",
     "ObjectBox",
     "Placement",
@@ -36,6 +39,7 @@ __all__ = [
     "TooManyBadSamples",
     "decode_image",
     "in_batches",
+    "encode_latents",
     "open_source",
     "sample_rng",
     "to_pixel_values",

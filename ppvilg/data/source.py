@@ -117,12 +117,12 @@ class RecordSource:
         limit = BadSampleLimit(counts["samples"] + counts["problems"], share)
         limit.check(counts["problems"], self.index.problems(), self.index.folder / "problems.jsonl")
 
-    def buckets(self, transform: ImageTransform):
-        """Which samples fall into which of the transform's shapes, for `BatchOrder`."""
+    def buckets(self, transform: ImageTransform, count: int | None = None):
+        """Which samples (the first `count`) fall into which of the transform's shapes, for `BatchOrder`."""
         folder = self.index.folder
         if len(transform.shapes) > 1 and not os.access(folder, os.W_OK):
             folder = home_of(self.index.base)
-        return shape_buckets(folder, self.sizes, transform)
+        return shape_buckets(folder, self.sizes[:count], transform)
 
     def fingerprint(self) -> str:
         """sha256 of what the data is: file names and sizes, index, texts and sidecar; independent of where it lies."""

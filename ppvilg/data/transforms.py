@@ -26,7 +26,8 @@ class Placement:
         """RGB picture of `source_size` -> uint8 (height, width, 3)."""
         if image.mode != "RGB" or image.size != self.source_size:
             raise ValueError(f"expected an RGB picture of {self.source_size}, got {image.mode} {image.size}")
-        image = image.resize((self.width, self.height), Image.Resampling.LANCZOS, box=self.source_box)
+        if self.source_box != (0.0, 0.0, *image.size) or image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Image.Resampling.LANCZOS, box=self.source_box)
         pixels = np.asarray(image)
         return np.ascontiguousarray(pixels[:, ::-1]) if self.flip else pixels
 
@@ -85,9 +86,13 @@ class ImageTransform:
             raise ValueError(f"crop must be 'center' or 'random', not {crop!r}")
         if not 0.0 <= horizontal_flip <= 1.0 or not 0.0 <= min_visible <= 1.0:
             raise ValueError(f"horizontal_flip {horizontal_flip} and min_visible {min_visible} must be within [0, 1]")
-        self.crop = crop
+        self.crop, self.stride = crop, stride
         self.horizontal_flip = float(horizontal_flip)
         self.min_visible = float(min_visible)
+
+    def deterministic(self) -> ImageTransform:
+        """The same shapes with the crop in the centre and no flip: for latents that are kept, and for validation."""
+        return ImageTransform(self.shapes, "center", 0.0, self.stride, self.min_visible)
 
     def bucket_of(self, width: int, height: int) -> int:
         """Index into `shapes` of the nearest aspect ratio (on a log scale); of equal ratios the nearest area."""

@@ -1,3 +1,4 @@
+import importlib
 import io
 import json
 import os
@@ -5,9 +6,12 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import Counter
+from functools import partial
 from itertools import islice
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +29,10 @@ from ppvilg.data import (
     open_source,
     sample_rng,
 )
+from ppvilg.data.loading import WorkerPool, shared
+
+sys.path.insert(0, str(Path(__file__).parent))  # workers search where their parent does
+from data_finish import caption_lengths  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [(16, 16), (16, 24), (24, 16)]
@@ -288,7 +296,7 @@ def test_a_loader_left_early_lets_go_of_its_processes(clean):
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     assert len(children.read_text().split()) >= 2
     iterator.close()
-    assert not [pid for pid in children.read_text().split() if b"ppvilg.data.worker" in cmdline(pid)]
+    assert not [pid for pid in children.read_text().split() if b"ppvilg.data.loading.worker" in cmdline(pid)]
     with pytest.raises(StopIteration):
         next(iterator)
 
@@ -314,7 +322,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     workers = done.stdout.split()
     assert done.returncode == -9 and len(workers) == 2, done.stderr
     for _ in range(300):
-        left = [pid for pid in workers if b"ppvilg.data.worker" in cmdline(pid)]
+        left = [pid for pid in workers if b"ppvilg.data.loading.worker" in cmdline(pid)]
         if not left:
             break
         time.sleep(0.1)
@@ -335,7 +343,7 @@ def test_a_worker_that_dies_is_reported(clean):
     (worker,) = [
         int(pid)
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        if b"ppvilg.data.worker" in cmdline(pid)
+        if b"ppvilg.data.loading.worker" in cmdline(pid)
     ]
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="data worker ended by itself"):
@@ -375,3 +383,81 @@ def test_order_of_another_source_is_refused(clean):
         SampleLoader(clean, transform, BatchOrder(np.zeros(59, dtype=int), 2, 0), seed=0)
     with pytest.raises(ValueError, match="bucket 7"):
         SampleLoader(clean, transform, BatchOrder(np.full(60, 7), 2, 0), seed=0)
+
+
+# ---- passes and shared memory
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_step_in_passes_is_the_same_step(damaged, workers):
+    whole = take(make_loader(damaged), 8)
+    loader = make_loader(damaged, passes=3, workers=workers, finish=caption_lengths)
+    parts = take(loader, 24)
+    for step, batch in whole:
+        mine = [part for number, part in parts if number == step]
+        assert [part.number for part in mine] == [0, 1, 2] and all(len(part) == 2 for part in mine)
+        assert np.array_equal(np.concatenate([part.pixels for part in mine]), batch.pixels)
+        assert np.concatenate([part.indices for part in mine]).tolist() == batch.indices.tolist()
+        made = np.concatenate([part.finished["lengths"] for part in mine])
+        assert made.tolist() == [len(record.captions["zh"]) for record in batch.records]
+        assert all(part.records == [] for part in mine)
+    assert loader.report.used == 48 and loader.report.skipped > 0
+    with pytest.raises(ValueError, match="passes 4"):
+        make_loader(damaged, passes=4)
+
+
+def test_arrays_lie_in_memory_of_both_processes_until_nobody_needs_them():
+    ours, theirs = Pipe()
+    large = np.arange(2**20, dtype=np.int64)
+    sender = threading.Thread(target=shared.send, args=(theirs, {"large": large, "none": None, "empty": large[:0]}))
+    sender.start()
+    found = shared.receive(ours)
+    sender.join()
+    assert np.array_equal(found["large"], large) and found["none"] is None and len(found["empty"]) == 0
+    found["large"][0] = 7  # ours alone by now
+    assert mapped() == 1
+    part = found["large"][5:6]
+    del found
+    assert mapped() == 1 and part[0] == 5
+    del part
+    assert mapped() == 0
+
+
+def mapped() -> int:
+    return sum("ppvilg-batch" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+def test_a_pool_ends_with_its_work(count):
+    pool = WorkerPool(partial(np.full, 3), 3, 2, ((i,) for i in range(count)))
+    try:
+        assert [int(result[0]) for result in pool] == list(range(count))
+    finally:
+        pool.close()
+
+
+def test_work_that_cannot_be_named_is_an_error():
+    def arguments():
+        yield (1,)
+        raise KeyError("lost")
+
+    pool = WorkerPool(partial(np.full, 3), 2, 2, arguments())
+    try:
+        with pytest.raises(KeyError, match="lost"):
+            list(pool)
+    finally:
+        pool.close()
+
+
+def test_work_that_a_worker_cannot_import_is_an_error():
+    pool = WorkerPool(FarAway(), 2, 2, iter([(1,), (2,), (3,)]))
+    try:
+        with pytest.raises(ModuleNotFoundError, match="nowhere"):
+            list(pool)
+    finally:
+        pool.close()
+
+
+class FarAway:
+    def __reduce__(self):
+        return importlib.import_module, ("nowhere",)
