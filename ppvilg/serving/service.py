@@ -91,10 +91,11 @@ class Service:
         extra: dict | None = None,
         notes: list[str] | None = None,
         retry_key: str | None = None,
+        attach_after: float | None = None,
     ) -> Job:
         """A job for what was asked; pictures are given as bytes, or in `asked` as ids of uploads or pictures.
 
-        ServiceError where it cannot be done.
+        retry_key, attach_after: see ppvilg.serving.store.jobs.submit. ServiceError where it cannot be done.
         """
         if self.is_draining:
             raise ServiceError("not_ready", "the service is about to end; try again in a moment", retry_after=5)
@@ -119,6 +120,7 @@ class Service:
                 [*(notes or []), *more_notes],
                 warnings,
                 retry_key,
+                attach_after,
             )
         about = {"prompt": settings["prompt"]} if self.settings.log_prompts else {}
         log.info("job", extra={"job": job.id, "owner": owner.id, "protocol": protocol, "pictures": job.wanted, **about})

@@ -22,12 +22,22 @@ from ..access.identity import COOKIE
 from ..access.security import LOOPBACK, Guard
 from ..errors import ServiceError
 from ..service import Service
-from . import jobs
+from . import a1111, cloud, huggingface, jobs, openai, portal, qianfan
 from .protocol import Protocol
 
 log = logging.getLogger("ppvilg.serving.api")
 
-PROTOCOLS: tuple[Protocol, ...] = (jobs.PROTOCOL,)
+# The first whose prefix fits answers errors, so those of single paths come before those of whole trees.
+PROTOCOLS: tuple[Protocol, ...] = (
+    openai.PROTOCOL,
+    jobs.PROTOCOL,
+    portal.PROTOCOL,
+    portal.HUB,
+    qianfan.PROTOCOL,
+    cloud.PROTOCOL,
+    a1111.PROTOCOL,
+    huggingface.PROTOCOL,
+)
 PAGE_ENDINGS = frozenset("html css js mjs json svg png webp ico woff2 webmanifest txt".split())
 TIDY_SECONDS = 60.0
 

@@ -161,7 +161,7 @@ def create(
     if idempotency_key:
         key = hashlib.sha256(f"{owner.id} {idempotency_key}".encode()).hexdigest()
     extra = {"expect": expect.sha256} if expect and expect.sha256 else {}
-    job = service.submit(owner, "v1", values, given["image"], given["mask"], extra, retry_key=key)
+    job = service.submit(owner, "v1", values, given["image"], given["mask"], extra, retry_key=key, attach_after=0.0)
     return job_json(service, job)
 
 

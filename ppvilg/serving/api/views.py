@@ -66,6 +66,13 @@ def picture_json(service: Service, picture: gallery.Picture) -> dict:
     }
 
 
+def seconds_left(service: Service, job: Job) -> float | None:
+    """Seconds until a job ends, None while the service does not know its speed."""
+    progress = job.progress or {}
+    steps = progress.get("steps_total", job.wanted * job.request["num_inference_steps"])
+    return _when(service, job, steps - progress.get("steps_done", 0))[1]
+
+
 def _when(service: Service, job: Job, steps_left: int) -> tuple[dict | None, float | None]:
     """(place in the queue, seconds until the job ends), each None where there is none to tell."""
     if job.is_final:

@@ -14,6 +14,7 @@ from .tables import jobs
 
 UNFINISHED = ("queued", "running")
 FINAL = ("done", "failed", "cancelled")
+FRESH_SECONDS = 60.0  # how long a client whose answer got lost may come back for it
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,18 @@ def submit(
     notes: list[str] | None = None,
     warnings: list[str] | None = None,
     retry_key: str | None = None,
+    attach_after: float | None = None,
 ) -> Job:
-    """Puts a job in the queue; the unfinished job with the same `retry_key` instead of a second one.
+    """Puts a job in the queue.
 
-    ServiceError queue_full.
+    attach_after: instead of a second job, the one with the same `retry_key` that was handed in at least so many
+    seconds ago and has not ended, or ended well a moment ago; None: always a new job. ServiceError queue_full.
     """
-    if retry_key is not None:
-        same = and_(jobs.c.retry_key == retry_key, jobs.c.owner == owner, jobs.c.state.in_(UNFINISHED))
-        row = connection.execute(select(jobs).where(same).limit(1)).mappings().first()
+    now = time.time()
+    if retry_key is not None and attach_after is not None:
+        alive = or_(jobs.c.state.in_(UNFINISHED), and_(jobs.c.state == "done", jobs.c.finished > now - FRESH_SECONDS))
+        same = jobs.c.retry_key == retry_key, jobs.c.owner == owner, jobs.c.created <= now - attach_after
+        row = connection.execute(select(jobs).where(alive, *same).limit(1)).mappings().first()
         if row is not None:
             return Job(**row)
     waiting = select(func.count()).select_from(jobs).where(jobs.c.state == "queued")
@@ -96,7 +101,7 @@ def submit(
         "notes": notes or [],
         "warnings": warnings or [],
         "wanted": request["num_images"],
-        "created": time.time(),
+        "created": now,
         "retry_key": retry_key,
     }
     row = connection.execute(jobs.insert().values(values).returning(*jobs.c)).mappings().one()
