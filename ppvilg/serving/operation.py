@@ -42,7 +42,8 @@ class Figures:
     def read(self, service: Service) -> bytes:
         """The text for Prometheus."""
         with service.store.reading() as connection:
-            states = dict(connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).tuples().all())
+            counted = connection.execute(select(jobs.c.state, func.count().label("count")).group_by(jobs.c.state))
+            states = {row["state"]: row["count"] for row in counted.mappings()}
             count, size = connection.execute(
                 select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0)).select_from(pictures)
             ).one()

@@ -64,6 +64,8 @@ def build_app(service: Service, extra_hosts: tuple[str, ...] = ()) -> FastAPI:
 
 def protocol_at(path: str) -> Protocol:
     """The protocol that answers at a path; our own where none does."""
+    if path == "/":
+        return huggingface.PROTOCOL
     for protocol in PROTOCOLS:
         if any(path.startswith(prefix) for prefix in protocol.prefixes):
             return protocol

@@ -130,7 +130,8 @@ def newest(store: Store, owner: str, unfinished: bool = False, limit: int = 50) 
 def revisions(store: Store, ids: list[str]) -> dict[str, int]:
     """Revision of each job that is there."""
     with store.reading() as connection:
-        return dict(connection.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(ids))).tuples().all())
+        rows = connection.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(ids))).all()
+    return {row.id: row.revision for row in rows}
 
 
 def watch(store: Store, ids: list[str], until: float) -> None:
