@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 
 from ppvilg._registration import register as _register
+from ppvilg._runtime import find_home as _find_home
 from ppvilg._runtime import use_avx2_on_amd as _use_avx2_on_amd
 from ppvilg._versions import VERSION as __version__
 
@@ -37,5 +38,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+_find_home()
 _use_avx2_on_amd()
 _register()

@@ -1,12 +1,42 @@
-"""Process-wide settings of Paddle that are worth having before the first tensor."""
+"""Process-wide settings that are worth having before the libraries are imported, or before the first tensor."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 STRIDE_FLAG = "FLAGS_use_stride_kernel"
 MKL_CODE_PATH = "MKL_DEBUG_CPU_TYPE"
+
+
+# Where the libraries keep things below the home, by the variable that says otherwise; VisualDL and Paddle have none.
+CACHES = {
+    "PPNLP_HOME": ".paddlenlp",
+    "HF_HOME": ".cache/huggingface",
+    "XDG_CACHE_HOME": ".cache",
+    "XDG_CONFIG_HOME": ".config",
+}
+
+
+def find_home() -> Path | None:
+    """Give this process another home where HOME cannot be written to (containers started with -u); None: it can.
+
+    paddlenlp, ppdiffusers, VisualDL, Matplotlib and Paddle itself make folders in the home while they are imported.
+    Folders in it that can be written to, and those that the environment names, stay in use.
+    """
+    home = os.path.expanduser("~")
+    if os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):
+        return None
+    from ppvilg.files import can_write, private_folder  # pictures come with it, which few programs need at once
+
+    for variable, folder in CACHES.items():
+        if variable not in os.environ and can_write(os.path.join(home, folder)):
+            os.environ[variable] = os.path.join(home, folder)
+    other = private_folder()
+    os.environ["HOME"] = str(other)
+    warnings.warn(f"the home {home} cannot be written to: caches go to {other} (set HOME to choose)", stacklevel=2)
+    return other
 
 
 def use_avx2_on_amd(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:

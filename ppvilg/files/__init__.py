@@ -3,6 +3,7 @@
 The lowest room: it imports none of the others.
 """
 
+from .caches import cache_folder, can_write, private_folder
 from .hashing import digest_of, file_sha256
 from .pickles import refuse_pickles
 from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
@@ -15,11 +16,14 @@ __all__ = [
     "MAX_PIXELS",
     "PICTURE_FORMATS",
     "PictureError",
+    "cache_folder",
+    "can_write",
     "damage_of",
     "digest_of",
     "file_sha256",
     "find_shipped",
     "picture_size",
+    "private_folder",
     "read_lines",
     "read_picture",
     "read_text",

@@ -6,6 +6,7 @@ get the weight 1 + w_a that the cross-attention applies. `[a]灰色的[n]猫和[
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from ppvilg.files import cache_folder
 
 MARKS = {"n": "[n]", "a": "[a]", "v": "[v]", "m": "[m]", "f": "[f]"}  # noun, adjective, verb, numeral, direction
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
@@ -73,6 +76,9 @@ def _segmenter():
 
     jieba.setLogLevel(logging.WARNING)
     tokenizer = jieba.Tokenizer()
+    with tokenizer.get_dict_file() as dictionary:  # jieba itself would trust any user's /tmp/jieba.cache
+        tokenizer.cache_file = f"jieba-{hashlib.sha256(dictionary.read()).hexdigest()}.cache"
+    tokenizer.tmp_dir = str(cache_folder())
     for word in _NOUNS:
         tokenizer.add_word(word, tag="n")
     for word in _NOT_WORDS:
