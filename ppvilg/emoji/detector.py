@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ import paddle.nn.functional as F
 from PIL import Image
 
 from ppvilg.data import ObjectBox, in_batches
+from ppvilg.files import damage_of, whole_file, write_whole
 
-from .background import background_colour
+from .objects import BACKGROUNDS
+from .render import apply_style_filter
+from .scenes import STYLES
 
 STRIDE = 8
 WEIGHTS, CONFIG = "detector.safetensors", "config.json"
 SHIPPED = "emoji64_detector"
+MAXIMUM_DISTANCE = 36.0  # 8-bit RGB levels; farther from every reference a pixel has no colour name
+SMALLEST_SHARE = 0.6  # of the pixels outside the objects that must agree
+FRAME = 4  # pixels; what stands in for the outside when boxes leave nothing
 
 
 @dataclass(frozen=True)
@@ -128,29 +135,45 @@ class Detector:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.numpy().astype(np.float16) for name, value in self.network.state_dict().items()}
-        save_file(weights, str(folder / WEIGHTS))
+        with whole_file(folder / WEIGHTS) as partial:
+            save_file(weights, str(partial))
         config = {
             "labels": self.labels,
             "threshold": self.threshold,
             "width": self.network.head.weight.shape[1],
             "blocks": len(self.network.blocks),
         }
-        (folder / CONFIG).write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | os.PathLike | None = None) -> Detector:
-        """From a folder that `save` wrote; None: the detector that comes with the package."""
+        """From a folder that `save` wrote; None: the detector that comes with the package.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is damaged, or the two are not of one detector.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = detector_folder(folder)
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        network = DetectorNetwork(len(config["labels"]), config["width"], config["blocks"])
-        weights = {name: value.astype(np.float32) for name, value in load_file(str(folder / WEIGHTS)).items()}
-        missing, unexpected = network.set_state_dict(weights)
-        if missing or unexpected:
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            labels, threshold = list(config["labels"]), float(config["threshold"])
+            network = DetectorNetwork(len(labels), int(config["width"]), int(config["blocks"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{damage_of(folder / CONFIG)} ({error!r})") from error
+        try:
+            weights = {name: value.astype(np.float32) for name, value in load_file(str(folder / WEIGHTS)).items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{damage_of(folder / WEIGHTS)} ({error})") from error
+        own = {name: list(value.shape) for name, value in network.state_dict().items()}
+        if own != {name: list(value.shape) for name, value in weights.items()}:
+            missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
             raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: missing {missing}, unexpected {unexpected}")
+        network.set_state_dict(weights)
         network.eval()
-        return cls(network, config["labels"], config["threshold"])
+        return cls(network, labels, threshold)
 
 
 def detector_folder(folder: str | os.PathLike | None = None) -> Path:
@@ -195,3 +218,38 @@ def decode(
         box = tuple(float(np.clip(value, 0, limit)) for value, limit in zip(box, limits))
         objects.append(ObjectBox(labels[classes[i, j]], box, float(best[i, j])))
     return tuple(objects)
+
+
+# ---- background ----
+
+
+@cache
+def reference_colours() -> tuple[tuple[str, ...], np.ndarray]:
+    """Names (M,) and RGB values (M, 3): every background as it is and as each style renders it."""
+    names, colours = [], []
+    for background in BACKGROUNDS:
+        plain = Image.new("RGB", (64, 64), background.rgb)
+        for picture in (plain, *(apply_style_filter(plain, style, 48) for style in STYLES)):
+            names.append(background.name)
+            colours.append(np.median(np.asarray(picture).reshape(-1, 3), axis=0))
+    return tuple(names), np.array(colours)
+
+
+def background_colour(pixels: np.ndarray, boxes: Sequence[tuple[float, float, float, float]]) -> str | None:
+    """Name of the colour most pixels (H, W, 3) outside `boxes` have; None when they do not agree on a known one."""
+    outside = np.ones(pixels.shape[:2], dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        outside[max(int(y0) - 2, 0) : int(y1) + 3, max(int(x0) - 2, 0) : int(x1) + 3] = False
+    if not boxes or not outside.any():
+        outside[:] = True
+        outside[FRAME:-FRAME, FRAME:-FRAME] = False
+    names, colours = reference_colours()
+    values = pixels[outside].astype(np.float64)  # (P, 3)
+    distances = np.linalg.norm(values[:, None] - colours, axis=-1)  # (P, M)
+    nearest = distances.argmin(axis=1)
+    known = distances.min(axis=1) <= MAXIMUM_DISTANCE
+    votes = dict.fromkeys(names, 0)
+    for index, number in zip(*np.unique(nearest[known], return_counts=True)):
+        votes[names[index]] += int(number)
+    name = max(votes, key=votes.get)
+    return name if votes[name] >= SMALLEST_SHARE * len(values) else None

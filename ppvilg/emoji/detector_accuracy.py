@@ -9,11 +9,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy.stats import binomtest
 
-from ppvilg.emoji.objects import BACKGROUNDS, load_objects
-from ppvilg.emoji.render import draw_glyph, render
-from ppvilg.emoji.scenes import Scene, sample_scene
-
 from .detector import Detector, Finding
+from .objects import BACKGROUNDS, load_objects
+from .render import draw_glyph, render
+from .scenes import Scene, sample_scene
 from .spoiling import REJECTED_BLUR, SPOILERS, can_spoil
 
 SOFT_BLUR = 0.8  # sigma in pixels of a picture that still counts

@@ -6,20 +6,20 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from tqdm import tqdm
 
-from ppvilg.emoji.objects import load_objects
-from ppvilg.emoji.scenes import SHAPE_SHARES, SHAPES
-
-from .detector import STRIDE, Detector, DetectorNetwork, to_input
+from .detector import CONFIG, STRIDE, Detector, DetectorNetwork, to_input
 from .examples import Example, draw_example
+from .objects import load_objects
+from .scenes import SHAPE_SHARES, SHAPES
 
 
-@dataclass
+@dataclass(frozen=True)
 class DetectorRecipe:
     """Everything the detector's weights depend on."""
 
@@ -39,12 +39,17 @@ class DetectorRecipe:
     accuracy_seed: int = 2_000_000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "width", "blocks"):
+        for name in ("steps", "batch_size", "width", "blocks", "accuracy_scenes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("seed", "accuracy_seed", "warmup_steps", "weight_decay", "learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
         for name in ("style_share", "spoiled_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be from 0 to 1")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold}: must be between 0 and 1")
 
 
 def batches(recipe: DetectorRecipe) -> Iterator[list[Example]]:
@@ -100,21 +105,31 @@ def detection_loss(
     }
 
 
-def learning_rate(recipe: DetectorRecipe, step: int) -> float:
+def learning_rate(recipe: DetectorRecipe) -> paddle.optimizer.lr.LambdaDecay:
     """Linear warm-up, then cosine decay to nothing."""
-    progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
-    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    return recipe.learning_rate * warmup * (1 + math.cos(math.pi * progress)) / 2
+
+    def factor(step: int) -> float:
+        progress = max(0.0, (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps))
+        return min(1.0, (step + 1) / max(1, recipe.warmup_steps)) * (1 + math.cos(math.pi * progress)) / 2
+
+    return paddle.optimizer.lr.LambdaDecay(recipe.learning_rate, factor)
 
 
 def train_detector(recipe: DetectorRecipe) -> tuple[Detector, dict]:
-    """A detector trained from scratch, and what the training was: steps, pictures, seconds, recipe."""
+    """A detector trained from scratch, and what the training was: steps, pictures, seconds, recipe.
+
+    FileExistsError: the recipe's output holds a detector already.
+    """
+    if (Path(recipe.output) / CONFIG).exists():
+        raise FileExistsError(f"{recipe.output} holds a detector; choose another output, or remove it")
     paddle.seed(recipe.seed)
     labels = [item.name for item in load_objects()]
     network = DetectorNetwork(len(labels), recipe.width, recipe.blocks)
     network.train()
     decayed = {parameter.name for parameter in network.parameters() if parameter.ndim > 1}
+    schedule = learning_rate(recipe)
     optimizer = paddle.optimizer.AdamW(
+        schedule,
         parameters=network.parameters(),
         weight_decay=recipe.weight_decay,
         apply_decay_param_fun=lambda name: name in decayed,
@@ -123,11 +138,11 @@ def train_detector(recipe: DetectorRecipe) -> tuple[Detector, dict]:
     started, pictures = time.perf_counter(), 0
     progress = tqdm(batches(recipe), total=recipe.steps, desc="detector", unit="step", mininterval=5)
     for step, examples in enumerate(progress):
-        optimizer.set_lr(learning_rate(recipe, step))
         terms = detection_loss(network, examples, labels)
         sum(terms.values()).backward()
         optimizer.step()
         optimizer.clear_grad()
+        schedule.step()
         pictures += len(examples)
         if step % 50 == 0:
             progress.set_postfix({name: f"{float(value):.3f}" for name, value in terms.items()})

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ppvilg.data import ObjectBox
-from ppvilg.emoji.objects import BACKGROUNDS, load_objects
-from ppvilg.emoji.render import apply_style_filter, draw_glyph
-from ppvilg.emoji.scenes import LAYOUT_SHARES, STYLES, Placement, Scene, draw_scene
 
+from .objects import BACKGROUNDS, load_objects
+from .render import apply_style_filter, draw_glyph
+from .scenes import LAYOUT_SHARES, STYLES, Placement, Scene, draw_scene
 from .spoiling import REJECTED_BLUR, SPOILERS, can_spoil, smooth_noise
 
 MINIMUM_COLOUR_DISTANCE = 10.0  # 8-bit RGB levels between a training background and every background of the data

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from ppvilg.emoji.background import background_colour
-from ppvilg.emoji.detector import Detector, DetectorNetwork, decode, detector_sha256
+from ppvilg.emoji.detector import Detector, DetectorNetwork, background_colour, decode, detector_sha256
 from ppvilg.emoji.detector_accuracy import (
     accuracy_scenes,
     is_right,
@@ -16,6 +15,7 @@ from ppvilg.emoji.detector_accuracy import (
     single_scenes,
     spoiled_picture,
 )
+from ppvilg.emoji.detector_training import DetectorRecipe, train_detector
 from ppvilg.emoji.objects import BACKGROUNDS, load_objects
 from ppvilg.emoji.render import render
 from ppvilg.emoji.scenes import STYLES, Placement, Scene
@@ -121,4 +121,14 @@ def test_mistakes(detector, tmp_path):
     config = (tmp_path / "config.json").read_text(encoding="utf-8")
     (tmp_path / "config.json").write_text(config.replace('"blocks": 3', '"blocks": 4'), encoding="utf-8")
     with pytest.raises(ValueError, match="does not fit config.json: missing"):
+        Detector.load(tmp_path)
+    with pytest.raises(FileExistsError, match="holds a detector; choose another output"):
+        train_detector(DetectorRecipe(output=str(tmp_path)))
+    weights = tmp_path / "detector.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ValueError, match="detector.safetensors is cut off or damaged"):
+        Detector.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"labels": ["x"]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json is cut off or damaged"):
         Detector.load(tmp_path)

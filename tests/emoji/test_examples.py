@@ -103,6 +103,11 @@ def test_batches_and_learning_rate_are_functions_of_the_recipe():
     for one, other in zip(first, second):
         assert len({example.pixels.shape for example in one}) == 1
         assert all((a.pixels == b.pixels).all() for a, b in zip(one, other))
-    assert [learning_rate(recipe, step) for step in range(4)] == pytest.approx([3e-3, 3e-3, 1.5e-3, 0.0])
-    with pytest.raises(ValueError, match="spoiled_share=2 must lie between 0 and 1"):
-        DetectorRecipe(spoiled_share=2)
+    schedule, rates = learning_rate(recipe), []
+    for _ in range(4):
+        rates.append(schedule())
+        schedule.step()
+    assert rates == pytest.approx([3e-3, 3e-3, 1.5e-3, 0.0])
+    for name, value in (("spoiled_share", 2), ("learning_rate", float("nan")), ("threshold", 1.0), ("steps", 0)):
+        with pytest.raises(ValueError, match=f"{name}={value}: must be"):
+            DetectorRecipe(**{name: value})
