@@ -232,6 +232,19 @@ def test_features_that_are_not_numbers(finished, reference, tmp_path, monkeypatc
     assert "features that are not finite numbers (network=detector)" in message and str(reference) in message
 
 
+def test_torn_files_of_an_earlier_run_are_made_again(finished, tmp_path):
+    recipe = finished[0]
+    for name in ("reference.npz", "results.json"):
+        (tmp_path / name).write_bytes((Path(recipe.output) / name).read_bytes()[:200])
+    (tmp_path / ".reference.npz.x.partial.npz").write_bytes(b"half")  # what a killed run leaves
+    with pytest.warns(UserWarning) as warned:
+        suite = FidSuite(FidRecipe(**{**asdict(recipe), "output": str(tmp_path)}))
+    texts = [str(warning.message) for warning in warned]
+    assert any("reference.npz is cut off" in text and "measured again" in text for text in texts)
+    assert any("results.json is not readable as JSON" in text and "written anew" in text for text in texts)
+    assert suite.kept is None
+
+
 def test_another_reference_does_not_mix(finished, reference, tmp_path):
     recipe, _ = finished
     write_dataset(tmp_path / "other", 30, seed=6, split="validation")

@@ -69,6 +69,13 @@ def test_study_is_frozen_once_made(place, tmp_path):
     assert (suite.page.read_bytes(), suite.key_path.read_bytes()) == before
     with pytest.raises(ValueError, match="holds another study .seed 0, not 1.; choose another output"):
         open_suite(CONFIG, overrides(place, tmp_path, seed=1)).run()
+    whole = suite.key_path.read_text(encoding="utf-8")
+    other = whole.replace('"pairs"', '"pears"')
+    for torn, message in ((whole[:100], "is not readable as JSON"), (other, "is damaged")):
+        suite.key_path.write_text(torn, encoding="utf-8")
+        with pytest.raises(ValueError, match=f"key.json {message}"):
+            suite.run()
+    suite.key_path.write_text(whole, encoding="utf-8")
     suite.page.unlink()
     with pytest.raises(ValueError, match="vote.html is gone while its key is there"):
         suite.run()

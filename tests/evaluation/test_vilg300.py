@@ -82,6 +82,9 @@ def test_lists_that_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         read_vilg300(path, expected, 2)
     assert str(path) in str(caught.value)
+    path.write_text(path.read_text(encoding=options.get("encoding", "utf-8")) + '"left open', encoding="utf-8")
+    with pytest.raises(ValueError, match="list.csv is not readable as CSV"):
+        read_vilg300(path, None, None)
     with pytest.raises(FileNotFoundError, match="ViLG-300 is not part of this package; give its CSV"):
         read_vilg300(tmp_path / "nowhere.csv")
 

@@ -165,6 +165,7 @@ def test_report_of_half_a_vote(study):
         ({"votes": [{"pair": "p9999"}]}, "a vote has pair 'p9999', which this study does not know"),
         ({"choice": "C"}, "a vote has choice 'C', which this study does not know"),
         ({"seconds": "long"}, "took 'long' seconds"),
+        ({"seconds": float("inf")}, "took inf seconds"),
     ],
 )
 def test_files_that_are_refused(tmp_path, change, message):
@@ -193,6 +194,10 @@ def test_a_voter_and_an_answer_count_once(tmp_path):
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     with pytest.raises(ValueError, match="answers alignment of pair p0000 twice"):
         read_votes(tmp_path, key)
-    path.write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match="is not readable as JSON"):
-        read_votes(tmp_path, key)
+    for torn in ("{", "[" * 100_000):
+        path.write_text(torn, encoding="utf-8")
+        with pytest.raises(ValueError, match="is not readable as JSON"):
+            read_votes(tmp_path, key)
+    path.unlink()
+    (tmp_path / "._votes_甲.json").write_bytes(b"what a Mac leaves beside a file")
+    assert read_votes(tmp_path, key) == []

@@ -35,6 +35,7 @@ from .votes import VOTE_FORMAT, read_votes
 KEY_FORMAT = "ppvilg side-by-side key 1"
 LARGEST_PNG = 256  # pixels; larger pictures become JPEG of the quality of the recipe
 SIDES = ("first", "second")
+PAIR_KEYS = {"id", "prompt", "class", "A", "B"}
 # What may change after the page is handed out.
 _FREE = ("suite", "output", "votes", "first", "second", "first_name", "second_name", "prompts")
 
@@ -101,6 +102,10 @@ class SideBySideSuite:
         key = read_json(self.key_path)
         if key.get("format") != KEY_FORMAT:
             raise ValueError(f"{self.key_path} is no key of a side-by-side page of this version; choose another output")
+        pairs = key.get("pairs")
+        whole = isinstance(pairs, list) and all(isinstance(pair, dict) and PAIR_KEYS <= pair.keys() for pair in pairs)
+        if not whole or not all(isinstance(key.get(name), dict) for name in ("recipe", "hashes")) or "study" not in key:
+            raise ValueError(f"{self.key_path} is damaged: restore it, for the votes cannot be read without it")
         different = differences(key["recipe"], self._defining())
         if different:
             raise ValueError(f"{self.output} holds another study ({different}); choose another output")

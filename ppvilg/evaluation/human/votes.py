@@ -33,7 +33,7 @@ def read_votes(folder: Path, key: Mapping) -> list[Vote]:
     pairs = {entry["id"]: entry for entry in key["pairs"]}
     votes: list[Vote] = []
     files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(path for path in folder.glob("*.json") if path.name[0] != "."):
         content = read_json(path)
         if content.get("format") != VOTE_FORMAT:
             found = content.get("format")
@@ -71,7 +71,7 @@ def _vote(path: Path, voter: str, entry: object, pairs: Mapping[str, dict]) -> V
         if not isinstance(entry.get(name), str) or entry[name] not in values:
             raise ValueError(f"{path}: a vote has {name} {entry.get(name)!r}, which this study does not know")
     seconds = entry.get("seconds")
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9:
         raise ValueError(f"{path}: a vote of pair {entry['pair']} took {seconds!r} seconds")
     choice = entry["choice"]
     outcome = "tie" if choice == "tie" else pairs[entry["pair"]][choice]

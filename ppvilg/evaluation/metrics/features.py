@@ -189,7 +189,11 @@ class ExportedFeatures:
         digest = hashlib.sha256(models[0].read_bytes() + weights.read_bytes())
         digest.update(json.dumps([list(map(float, mean)), list(map(float, std))]).encode())
         self.sha256 = digest.hexdigest()
-        self.predictor = _predictor(models[0], weights)
+        try:
+            self.predictor = _predictor(models[0], weights)
+        except Exception as error:  # Paddle answers damaged files with several types
+            reason = str(error).strip().splitlines()[-1:]
+            raise ValueError(f"the exported model at {prefix} cannot be loaded: {' '.join(reason)}") from error
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         values = (pixels.astype(np.float32) / 255 - self.mean) / self.std

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -50,7 +51,11 @@ def open_output(output: str | os.PathLike, suite: str) -> Path:
     output = Path(output)
     results = output / RESULTS
     if results.is_file():
-        other = read_json(results, "suite")["suite"]
+        try:
+            other = read_json(results, "suite")["suite"]
+        except ValueError as error:
+            warnings.warn(f"{error}: it is written anew", stacklevel=3)
+            other = suite
         if other != suite:
             raise ValueError(f"{output} holds results of the suite {other!r}, not {suite!r}; choose another output")
     output.mkdir(parents=True, exist_ok=True)

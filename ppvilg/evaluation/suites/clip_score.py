@@ -70,6 +70,7 @@ class ClipScoreSuite:
         if recipe.pictures is None:
             self.painter = Painter(recipe)
             self.prompts = self._choose_prompts()
+            self.painter.check_sizes(self.prompts)
         else:
             self.prompts = read_folder_prompts(Path(recipe.pictures))
         missing = [i for i, prompt in enumerate(self.prompts) if not isinstance(prompt.get(recipe.text), str)]

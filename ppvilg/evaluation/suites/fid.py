@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,12 @@ class FidSuite:
         if recipe.pictures is None:
             self.painter = Painter(recipe)
             self.prompts = self._choose_prompts()
+            self.painter.check_sizes(self.prompts)
+            scales = recipe.guidance_scales or [self.painter.guidance_scale]
+            self.painters = [self.painter.at_guidance(scale) for scale in scales]
         else:
-            self.painter, self.pictures = None, Pictures(recipe.pictures, recipe.count)
+            self.painter, self.painters = None, [None]
+            self.pictures = Pictures(recipe.pictures, recipe.count)
         self.output = open_output(recipe.output, "fid")
         self.kept = self._open_kept()
 
@@ -146,7 +151,11 @@ class FidSuite:
         path = self.output / KEPT
         if isinstance(self.given, Statistics) or not path.is_file():
             return None
-        kept = Statistics.load(path)
+        try:
+            kept = Statistics.load(path)
+        except ValueError as error:
+            warnings.warn(f"{error}: the reference is measured again", stacklevel=3)
+            return None
         wanted = {**self.given.protocol(), **feature_protocol(self.preparation, self.network)}
         kept.require(wanted, str(path), "; choose another output")
         return kept
@@ -155,9 +164,9 @@ class FidSuite:
         """Draw, measure and write everything; returns what results.json holds."""
         rows, generated = [], None
         reference = self._measure_reference()
-        scales = [None] if self.recipe.pictures is not None else self._scales()
-        for scale in scales:
-            pictures, protocol = self._pictures(scale)
+        for painter in self.painters:
+            scale = None if painter is None else painter.guidance_scale
+            pictures, protocol = self._pictures(painter)
             generated, sha256 = self._measure(pictures, f"features, guidance {scale_name(scale)}")
             about_pictures = {**protocol, "pictures_sha256": sha256}
             rows.append({"guidance_scale": scale, "generated": about_pictures, **self._compare(generated, reference)})
@@ -166,9 +175,6 @@ class FidSuite:
         write_results(self.output, report)
         self._write_page(report, generated, reference, pictures)
         return report
-
-    def _scales(self) -> list[Any]:
-        return self.recipe.guidance_scales or [self.painter.guidance_scale]
 
     def _measure_reference(self) -> Statistics:
         """Given, or measured once and kept as reference.npz in the output."""
@@ -180,14 +186,14 @@ class FidSuite:
             self.kept.save(self.output / KEPT)
         return self.kept
 
-    def _pictures(self, scale: Any) -> tuple[Pictures, dict]:
-        """Generated pictures of one guidance scale, and their protocol as far as it is known."""
-        if self.recipe.pictures is not None:
+    def _pictures(self, painter: Painter | None) -> tuple[Pictures, dict]:
+        """Pictures of one guidance scale, or those that were given, and their protocol as far as it is known."""
+        if painter is None:
             path = Path(self.recipe.pictures) / PROTOCOL
             return self.pictures, read_json(path) if path.is_file() else {"source": "pictures"}
-        painter = self.painter.at_guidance(scale)
-        folder = self.output / "pictures" / f"guidance_{scale_name(scale)}"
-        painter.draw(folder, self.prompts, description=f"guidance {scale_name(scale)}")
+        name = scale_name(painter.guidance_scale)
+        folder = self.output / "pictures" / f"guidance_{name}"
+        painter.draw(folder, self.prompts, description=f"guidance {name}")
         return Pictures(folder, self.recipe.count), painter.protocol()
 
     def _measure(self, pictures: Pictures, description: str) -> tuple[np.ndarray, str]:

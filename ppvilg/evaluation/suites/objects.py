@@ -85,6 +85,12 @@ class ObjectsSuite:
         self.painter: Painter | None = None
         if recipe.sources != ["renders"]:
             self.painter = Painter(recipe)
+            self.painter.check_sizes(self.prompts)
+        self.hashes = {
+            "model": self.painter.sha256 if self.painter else None,
+            "detector": detector_sha256(recipe.detector),
+            "font": None if recipe.sources == ["model"] else font_sha256(),
+        }
         open_output(recipe.output, "objects")
 
     def run(self) -> dict:
@@ -132,7 +138,7 @@ class ObjectsSuite:
         protocol: dict = {"source": source, "suite_seed": self.recipe.seed}
         if source == "reconstruction":
             protocol["model_sha256"] = self.painter.sha256
-        return {**protocol, "font_sha256": font_sha256()}
+        return {**protocol, "font_sha256": self.hashes["font"]}
 
     def _render(self, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
         """Real scenes that the prompts describe."""
@@ -193,11 +199,6 @@ class ObjectsSuite:
 
     def _about(self) -> dict:
         """Protocol, versions and hashes: what has to be equal for numbers to be comparable."""
-        hashes = {
-            "model": self.painter.sha256 if self.painter else None,
-            "detector": detector_sha256(self.recipe.detector),
-            "font": font_sha256(),
-        }
         drawn = {"drawn_with": self.painter.protocol()} if self.painter else {}
-        return {**about("objects", self.recipe, hashes), **drawn}
+        return {**about("objects", self.recipe, self.hashes), **drawn}
 

@@ -75,7 +75,10 @@ def read_vilg300(path: str | Path, expected_prompts: int | None = 300, expected_
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8 ({error}); do not save it again with a spreadsheet") from error
-    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path} is not readable as CSV ({error})") from error
     if not rows or tuple(rows[0]) != HEADER:
         raise ValueError(f"{path} begins with {','.join(rows[0]) if rows else 'nothing'}, not with {','.join(HEADER)}")
     prompts = [_prompt(path, number, row) for number, row in enumerate(rows[1:], start=1)]
@@ -106,6 +109,7 @@ class ViLG300Suite:
         self.recipe = recipe
         self.rows = read_vilg300(recipe.prompts, recipe.expected_prompts, recipe.expected_classes)
         self.painter = Painter(recipe)
+        self.painter.check_sizes(self.prompts(recipe.languages[0])[:1])
         self.scorers: dict[str, ImageTextScorer] = {}
         for language in recipe.languages:
             weights = getattr(recipe, f"weights_{language}")
