@@ -24,7 +24,7 @@ from .training import (
     SampleConfig,
     StageConfig,
 )
-from .training_checks import picture_multiple, validate
+from .training_checks import validate
 
 __all__ = [
     "STAGES",
@@ -40,7 +40,6 @@ __all__ = [
     "load",
     "load_config",
     "bounded",
-    "picture_multiple",
     "read",
     "read_with_bases",
     "unknown_key",

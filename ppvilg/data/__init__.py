@@ -6,6 +6,7 @@ from .latents import LatentStore
 from .loading import Batch, LatentLoader, LoadReport, SampleLoader, encode_latents, sample_rng
 from .order import BatchOrder, RangeBuckets
 from .records import (
+    BAD_SAMPLE_SHARE,
     BadSample,
     BadSampleLimit,
     ObjectBox,
@@ -19,6 +20,7 @@ from .source import RecordSource, open_source
 from .transforms import ImageTransform, Placement, to_pixel_values
 
 __all__ = [
+    "BAD_SAMPLE_SHARE",
     "BadSample",
     "BadSampleLimit",
     "Batch",

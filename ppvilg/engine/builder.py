@@ -1,7 +1,8 @@
 """Recipe -> live components: tokenizer, text encoder, autoencoder, denoiser, scheduler, data."""
 from __future__ import annotations
 
-import inspect
+import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,17 @@ from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
 from ppdiffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from ppdiffusers.configuration_utils import FrozenDict
 
-from ppvilg.config import ConfigError, Recipe, unknown_key
+from ppvilg.config import ConfigError, Recipe
 from ppvilg.data import ImageTransform, RecordSource, open_source
 from ppvilg.engine.checkpoint import replaced_folder
 from ppvilg.engine.parallel import distributed
+from ppvilg.engine.weights import read_weights
+from ppvilg.files import file_sha256
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge, add_marks, build_tokenizer
 from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, block_origins
+
+logger = logging.getLogger(__name__)
+TOKENIZER_NOTE = "made_of.json"
 
 
 def plain(node) -> dict:
@@ -35,14 +41,22 @@ def seed_weights(seed: int, component: int) -> None:
 
 
 def build_sources(recipe: Recipe) -> tuple[RecordSource, RecordSource]:
-    """(training, validation) sources; ConfigError where there is no validation data."""
+    """(training, validation) sources; ConfigError where there is none, or nothing usable in it."""
     if not recipe.data.validation:
         raise ConfigError("data.validation is not set: experts are judged against their base on data neither has seen. "
                           "Give a second folder or shard pattern")
+    return _open_source("train", recipe.data.train, recipe.data.annotations), _open_source(
+        "validation", recipe.data.validation)
+
+
+def _open_source(key: str, place: str, annotations: str | None = None) -> RecordSource:
+    if annotations is not None and not Path(annotations).is_file():
+        raise ConfigError(f"data.annotations={annotations}: there is no such file; give the JSONL beside the shards, "
+                          "or null to look for annotations.jsonl there")
     try:
-        return open_source(recipe.data.train, recipe.data.annotations), open_source(recipe.data.validation)
-    except ValueError as error:  # nothing usable in it, or not a data set at all; the text names the folder
-        raise ConfigError(f"data: {error}") from error
+        return open_source(place, annotations)
+    except (ValueError, OSError) as error:  # nothing usable in it, not a data set at all, or not to be read
+        raise ConfigError(f"data.{key}={place}: {error}") from error
 
 
 def build_transform(recipe: Recipe) -> ImageTransform:
@@ -51,60 +65,42 @@ def build_transform(recipe: Recipe) -> ImageTransform:
     return ImageTransform(shapes, recipe.data.crop, recipe.data.horizontal_flip)
 
 
-def check_settings(recipe: Recipe) -> None:
-    """Keys of the free-form parts must be the stock classes' own. Raises ConfigError naming the key."""
-    model = recipe.model
-    text_settings = set(inspect.signature(ErnieConfig.__init__).parameters) - {"self", "kwargs", "vocab_size"}
-    for name, node, known in (
-        ("model.text_encoder.config", model.text_encoder.config, text_settings - {"pad_token_id"}),
-        ("model.vae.config", model.vae.config, _settings_of(_vae_class(recipe))),
-        ("model.unet.config", model.unet.config, _settings_of(UNet2DConditionModel)),
-        ("model.scheduler", model.scheduler, _settings_of(DDIMScheduler)),
-    ):
-        for key in node:
-            if key not in known:
-                raise ConfigError(unknown_key(f"{name}.", key, known))
-
-
-def _settings_of(cls) -> set:
-    return set(inspect.signature(cls.__init__).parameters) - {"self"}
-
-
-def check_components(recipe: Recipe, vae, text_encoder: ErnieModel, unet: MoDEUNet2DConditionModel) -> None:
-    """Sizes of networks must fit together, also where they came from files. Raises ConfigError."""
-    pairs = (
-        ("channels of the autoencoder's latents", vae.config.latent_channels, "denoiser's channels", unet.in_channels),
-        ("width of the text encoder", text_encoder.config.hidden_size, "denoiser's cross_attention_dim",
-         unet.config.unet["cross_attention_dim"]),
-        ("model.scheduler.num_train_timesteps", recipe.model.scheduler.get("num_train_timesteps", 1000),
-         "denoiser's num_train_timesteps", unet.num_train_timesteps),
-    )
-    for one, left, other, right in pairs:
-        if left != right:
-            raise ConfigError(f"{one} ({left}) do not fit the {other} ({right})")
-    positions = text_encoder.config.max_position_embeddings
-    if recipe.model.tokenizer.max_length > positions:
-        raise ConfigError(f"model.tokenizer.max_length={recipe.model.tokenizer.max_length} is longer than the "
-                          f"{positions} positions of the text encoder")
-
-
 def build_tokenizer_for(recipe: Recipe, captions: Callable[[], list[str]], data_hash: str, folder: Path
                         ) -> ErnieTokenizer:
     """The recipe's stock tokenizer with the marks added, or one whose vocabulary comes from `captions`.
 
-    The latter is kept in `folder` beside `data_hash`, and made again when the data are others.
+    The latter is kept in `folder` with a note of `data_hash` and of its files' own, and made again when either differs.
     """
-    if recipe.model.tokenizer.pretrained:
-        tokenizer = _load_tokenizer(recipe.model.tokenizer.pretrained)
+    place = recipe.model.tokenizer.pretrained
+    if place:
+        tokenizer = read_weights("model.tokenizer.pretrained", place, lambda: _load_tokenizer(place))
         add_marks(tokenizer)
         return tokenizer
-    note = folder / "data.sha256"
-    if distributed.is_main() and not (note.is_file() and note.read_text(encoding="utf-8") == data_hash):
-        with replaced_folder(folder) as partial:
-            build_tokenizer(captions(), partial)
-            (partial / note.name).write_text(data_hash, encoding="utf-8")
+    if distributed.is_main():
+        problem = _tokenizer_problem(folder, data_hash)
+        if problem:
+            if folder.exists():
+                logger.warning("%s is made again: %s", folder, problem)
+            with replaced_folder(folder) as partial:
+                build_tokenizer(captions(), partial)
+                note = {"data": data_hash, "files": {path.name: file_sha256(path) for path in partial.iterdir()}}
+                (partial / TOKENIZER_NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
     distributed.barrier()
     return _load_tokenizer(str(folder))
+
+
+def _tokenizer_problem(folder: Path, data_hash: str) -> str | None:
+    """Why the vocabulary in a folder cannot be used, None where it can."""
+    try:
+        note = json.loads((folder / TOKENIZER_NOTE).read_text(encoding="utf-8"))
+        if note["data"] != data_hash:
+            return "its words are those of other data"
+        for name, expected in note["files"].items():
+            if file_sha256(folder / name) != expected:
+                return f"{name} is damaged"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it is not whole ({type(error).__name__})"
+    return None
 
 
 def _load_tokenizer(name: str) -> ErnieTokenizer:
@@ -118,25 +114,33 @@ def build_text_encoder(recipe: Recipe, tokenizer: ErnieTokenizer) -> ErnieModel:
     part = recipe.model.text_encoder
     seed_weights(recipe.seed, 1)
     if part.pretrained:
-        encoder = ErnieModel.from_pretrained(part.pretrained)
+        encoder = read_text_encoder(recipe)
         add_marks(tokenizer, encoder)
         return encoder
     settings = dict(plain(part.config), vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     return ErnieModel(ErnieConfig(**settings))
 
 
+def read_text_encoder(recipe: Recipe) -> ErnieModel:
+    """The published text encoder as it is, without our marks. ConfigError where it cannot be read."""
+    place = recipe.model.text_encoder.pretrained
+    return read_weights("model.text_encoder.pretrained", place, lambda: ErnieModel.from_pretrained(place))
+
+
 def build_vae(recipe: Recipe, folder: Path | None = None) -> AutoencoderKL:
     """The autoencoder of a finished stage in `folder`, of published weights, or a new one."""
-    part, cls = recipe.model.vae, _vae_class(recipe)
+    part, cls = recipe.model.vae, vae_class(recipe)
     if folder is not None:
-        return _without_path(cls.from_pretrained(str(folder)))
+        return _without_path(read_weights("output", folder, lambda: cls.from_pretrained(str(folder))))
     seed_weights(recipe.seed, 2)
     if part.pretrained:
-        return _without_path(cls.from_pretrained(part.pretrained, from_diffusers=part.from_diffusers))
+        return _without_path(read_weights("model.vae.pretrained", part.pretrained, lambda: cls.from_pretrained(
+            part.pretrained, from_diffusers=part.from_diffusers)))
     return cls(**plain(part.config))
 
 
-def _vae_class(recipe: Recipe) -> type:
+def vae_class(recipe: Recipe) -> type:
+    """The stock class, or the one that works on patches where the recipe gives their size."""
     return PatchAutoencoderKL if "patch_size" in recipe.model.vae.config else AutoencoderKL
 
 
@@ -152,7 +156,8 @@ def build_base_unet(recipe: Recipe) -> MoDEUNet2DConditionModel:
     seed_weights(recipe.seed, 3)
     steps = recipe.model.scheduler.get("num_train_timesteps", 1000)
     if part.pretrained:
-        unet = UNet2DConditionModel.from_pretrained(part.pretrained, from_diffusers=part.from_diffusers)
+        unet = read_weights("model.unet.pretrained", part.pretrained, lambda: UNet2DConditionModel.from_pretrained(
+            part.pretrained, from_diffusers=part.from_diffusers))
         return MoDEUNet2DConditionModel.from_base(unet, 1, num_train_timesteps=steps)
     return MoDEUNet2DConditionModel(num_experts=1, num_train_timesteps=steps, unet=plain(part.config))
 

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +26,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ppvilg.config import ConfigError
+from ppvilg.files import file_sha256, write_whole
+
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 EXPORTED = "exported.json"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, or does not belong to this recipe; the message names the folder."""
+    """A checkpoint or output that cannot be written, or belongs to another recipe; the message names the folder."""
 
 
 class CheckpointStore:
@@ -140,7 +144,8 @@ class CheckpointStore:
 
     def _export_note(self, folder: Path) -> dict:
         checkpoint = self.folders()[-1]
-        return {"checkpoint": checkpoint.name, "manifest": _hash(checkpoint / MANIFEST), "export": hash_folder(folder)}
+        return {"checkpoint": checkpoint.name, "manifest": file_sha256(checkpoint / MANIFEST),
+                "export": hash_folder(folder)}
 
     def _drop_older(self, newest: Path) -> None:
         """Keep the last ones up to `newest`: what lies beyond it was found unusable and must not count."""
@@ -222,12 +227,14 @@ def _inspect(folder: Path) -> tuple[str | None, dict]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         with ThreadPoolExecutor(4) as pool:
-            hashes = pool.map(lambda name: _hash(folder / name), manifest["files"])
+            hashes = pool.map(lambda name: file_sha256(folder / name), manifest["files"])
             for (name, expected), found in zip(manifest["files"].items(), hashes):
                 if found != expected:
                     return f"{name} does not match its hash", manifest
-    except (OSError, ValueError, KeyError) as error:
-        return f"{type(error).__name__}: {error}", {}
+        if not isinstance(manifest["progress"]["next_step"], int):
+            return f"{MANIFEST} does not say the step", manifest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} or a file that it names cannot be read ({type(error).__name__}: {error})", {}
     return None, manifest
 
 
@@ -260,12 +267,15 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file under a temporary name and rename it: a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
+def make_output(folder: Path) -> None:
+    """The folder of a run, made if need be, and tried. ConfigError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"output={folder}: cannot be written to ({error.strerror or error}); choose another folder, "
+                          "or mend its rights") from error
 
 
 @contextmanager
@@ -273,15 +283,16 @@ def claimed(folder: Path, wait_seconds: float = 20.0) -> Iterator[None]:
     """Hold `folder` for this process, for two runs that write into one would spoil both; ends with the process.
 
     Raises:
-        RuntimeError: another process still holds it after `wait_seconds` (a killed run takes a moment to end).
+        CheckpointError: another process still holds it after `wait_seconds` (a killed run takes a moment to end).
     """
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
         deadline = time.monotonic() + wait_seconds
         while not _locked(lock):
             if time.monotonic() > deadline:
                 lock.seek(0)
-                raise RuntimeError(f"{folder}: process {lock.read().strip() or '(unknown)'} is training into it; wait "
-                                   f"for it, stop it, or choose another output")
+                holder = lock.read().strip() or "(unknown)"
+                raise CheckpointError(f"{folder}: process {holder} is training into it; wait for it, stop it, or "
+                                      "choose another output")
             time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -303,22 +314,14 @@ def hash_folder(folder: Path) -> str:
     """SHA-256 over names and contents of all files below a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)} {_hash(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+        digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
 def _seal(path: Path) -> str:
     """Force a file to disk and give its hash."""
     _sync(path)
-    return _hash(path)
+    return file_sha256(path)
 
 
 def _sync(path: Path) -> None:

@@ -33,20 +33,20 @@ _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze", "data", "parameter", "fu
 PARTS = ("unet", "text_encoder", "vae")
 
 
-def build_part(recipe: Recipe, part: str) -> paddle.nn.Layer:
+def build_part(recipe: Recipe, part: str, settings: dict | None = None) -> paddle.nn.Layer:
     """A part's real layers without weights: one denoiser, the text encoder or the autoencoder.
 
     Call it under `paddle.LazyGuard` or in a static program, which allocate nothing. Where the recipe takes published
-    weights, its `config` must say their sizes all the same.
+    weights, its `config` must say their sizes all the same. settings: instead of the recipe's config of this part.
     """
-    model = recipe.model
+    settings = plain(recipe.model[part].config) if settings is None else settings
     if part == "unet":
-        return UNet2DConditionModel(**plain(model.unet.config))
+        return UNet2DConditionModel(**settings)
     if part == "vae":
-        kind = PatchAutoencoderKL if "patch_size" in model.vae.config else AutoencoderKL
-        return kind(**_with_vae_defaults(plain(model.vae.config)))
+        kind = PatchAutoencoderKL if "patch_size" in settings else AutoencoderKL
+        return kind(**_with_vae_defaults(settings))
     with no_init_weights(_enable=True):  # else it draws them, LazyGuard or not
-        return ErnieModel(ErnieConfig(**{"vocab_size": VOCABULARY, **plain(model.text_encoder.config)}))
+        return ErnieModel(ErnieConfig(**{"vocab_size": VOCABULARY, **settings}))
 
 
 def _with_vae_defaults(config: dict) -> dict:
@@ -101,23 +101,35 @@ def _static_program() -> Iterator[paddle.static.Program]:
 
 def trace(recipe: Recipe, width: int, height: int) -> dict[str, Work]:
     """Work of every part on one sample of width x height pixels; nothing is allocated or computed."""
-    model, found = recipe.model, {}
-    factor = model.vae.config.get("patch_size", 1) * 2 ** (len(model.vae.config.get("block_out_channels", [64])) - 1)
-    channels, length = model.unet.config.get("in_channels", 4), model.tokenizer.max_length
-    for part in PARTS:
-        with _static_program() as program:
-            layer = build_part(recipe, part)
-            marks = _watch_blocks(layer, program)
-            if part == "unet":
-                layer(paddle.static.data("latents", [1, channels, height // factor, width // factor]),
-                      paddle.static.data("timesteps", [1], "int64"),
-                      paddle.static.data("hidden", [1, length, model.unet.config["cross_attention_dim"]]))
-            elif part == "text_encoder":
-                layer(paddle.static.data("ids", [1, length], "int64"))
-            else:
-                layer.encode(paddle.static.data("pixels", [1, 3, height, width]))
-            found[part] = _sum_up(program.global_block().ops, marks)
-    return found
+    return {part: trace_part(recipe, part, width, height) for part in PARTS}
+
+
+def trace_part(recipe: Recipe, part: str, width: int, height: int, settings: dict | None = None) -> Work:
+    """Work of one part, as `trace`; `settings` instead of the recipe's config of it. What layers raise passes through.
+
+    The autoencoder's decoder is built and traced too, but not counted: training a denoiser only encodes.
+    """
+    settings = plain(recipe.model[part].config) if settings is None else settings
+    with _static_program() as program:
+        layer = build_part(recipe, part, settings)
+        marks = _watch_blocks(layer, program)
+        if part == "unet":
+            vae, levels = recipe.model.vae.config, len(settings.get("block_out_channels", (0,) * 4)) - 1
+            factor = vae.get("patch_size", 1) * 2 ** (len(vae.get("block_out_channels", [64])) - 1)
+            # sizes that the levels do not divide are somebody else's complaint
+            sides = [max(side // factor >> levels, 1) << levels for side in (height, width)]
+            channels, length = settings.get("in_channels", 4), recipe.model.tokenizer.max_length
+            layer(paddle.static.data("latents", [1, channels, *sides]),
+                  paddle.static.data("timesteps", [1], "int64"),
+                  paddle.static.data("hidden", [1, length, settings.get("cross_attention_dim", 1280)]))
+        elif part == "text_encoder":
+            layer(paddle.static.data("ids", [1, recipe.model.tokenizer.max_length], "int64"))
+        else:
+            posterior = layer.encode(paddle.static.data("pixels", [1, 3, height, width])).latent_dist
+            counted = _sum_up(program.global_block().ops, marks)
+            layer.decode(posterior.mode())
+            return counted
+        return _sum_up(program.global_block().ops, marks)
 
 
 def _watch_blocks(layer: paddle.nn.Layer, program) -> list[tuple[int, int]]:

@@ -9,17 +9,24 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ppvilg.config import STAGES, ConfigError, Recipe, fingerprint
-from ppvilg.data import BadSample
+from ppvilg.data import BadSample, ImageTransform
 from ppvilg.engine import builder
 from ppvilg.engine.caches.latents import cache_latents
 from ppvilg.engine.caches.tags import cache_tags
-from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, write_whole
+from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, make_output
+from ppvilg.engine.checks import (
+    check_settings,
+    rehearse_components,
+    rehearse_data,
+    rehearse_samples,
+)
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.parallel.layout import experts_of
 from ppvilg.engine.precision import Precision
 from ppvilg.engine.stages.autoencoder import AutoencoderStage
 from ppvilg.engine.stages.denoiser import Conditioning, DenoiserStage
 from ppvilg.engine.trainer import Trainer, check_shares
+from ppvilg.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +34,8 @@ logger = logging.getLogger(__name__)
 _FREE = ("steps", "decay", "learning_rate", "final_learning_rate", "log_every", "checkpoint_every", "keep_checkpoints",
          "validate_every", "sample_every", "validation_timesteps", "keep_every", "only", "start", "weighting_scheme",
          "logit_mean", "logit_std")
-_FREE_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "bad_sample_limit",
+_FREE_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "bad_sample_share",
               "max_validation_samples")
-# Keys of knowledge.vision that earlier versions had not: at these values a step computes what it did without them.
-_ADDED_VISION = {"min_score": 0.5, "synonyms": {}}
 
 
 class Run:
@@ -38,8 +43,8 @@ class Run:
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.output = recipe, Path(recipe.output)
-        self._recipe_is_kept = False
-        builder.check_settings(recipe)
+        self._recipe_is_kept, self.tokenizer = False, None
+        check_settings(recipe)
         for name in STAGES:  # all of them now, rather than after the stages before
             if recipe.train[name].steps:
                 check_shares(name, recipe.train[name])
@@ -48,6 +53,7 @@ class Run:
             self._check_experts()
         self.training, self.validation = builder.build_sources(recipe)
         self.transform = builder.build_transform(recipe)
+        self.validation_transform = ImageTransform(self.transform.shapes)  # nothing random
         if distributed.is_main():
             for name, source in (("training", self.training), ("validation", self.validation)):
                 logger.info("%s data: %s", name, source.summary())
@@ -74,17 +80,35 @@ class Run:
             ConfigError, CheckpointError, FloatingPointError; RuntimeError: too many bad samples, or another process is
             training into the same output. Stopped: a signal asked for it.
         """
-        self.output.mkdir(parents=True, exist_ok=True)
+        self._rehearse()
+        make_output(self.output)
         with claimed(self.output) if distributed.is_main() else nullcontext():
             result = self._run_stages()
             self._keep_recipe()
             return result
 
+    def _rehearse(self) -> None:
+        """Try whatever a later stage needs of the recipe. Raises ConfigError; nothing is written yet."""
+        trained_vae = None if self.recipe.train.vae.steps or not self._denoises() else self._trained_vae()
+        rehearse_components(self.recipe, self._begins_at(), trained_vae)
+        rehearse_data(self.recipe, self.training, self.validation)
+
+    def _begins_at(self) -> Path | None:
+        """The pipeline folder that experts begin from, None where stage base is still to make it."""
+        train = self.recipe.train
+        return self.expert_start if train.experts.steps and (train.experts.start or not train.base.steps) else None
+
+    def _denoises(self) -> bool:
+        return bool(self.recipe.train.base.steps or self.recipe.train.experts.steps)
+
     def _run_stages(self) -> Path:
         result = self.output
+        if self._denoises():  # before the autoencoder: what is wrong with the prompts should not wait for it
+            self.tokenizer = self._build_tokenizer()
+            rehearse_samples(self.recipe, self.tokenizer, self._begins_at())
         if self.recipe.train.vae.steps:
             result = self.run_vae()
-        if self.recipe.train.base.steps or self.recipe.train.experts.steps:
+        if self._denoises():
             self.prepare_denoising()
         for name in ("base", "experts"):
             if self.recipe.train[name].steps:
@@ -120,41 +144,55 @@ class Run:
         """Stage vae -> `<output>/vae`."""
         folder = self.output / "vae"
         stage = AutoencoderStage(self.recipe, builder.build_vae(self.recipe), self.training, self.validation,
-                                 self.transform, folder)
+                                 self.transform, self.validation_transform, folder)
         self._train(stage, "", "vae")
+        return folder
+
+    def _trained_vae(self) -> Path | None:
+        """The autoencoder that stage vae has left in the output, None where published weights are used.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        folder, published = self.output / "vae", self.recipe.model.vae.pretrained
+        if published:
+            return None
+        if not folder.is_dir():
+            raise ConfigError(f"train.vae.steps=0: there is no autoencoder in {folder}; set train.vae.steps to train "
+                              "one, or model.vae.pretrained to use published weights")
         return folder
 
     def _finished_vae(self):
         """(autoencoder, hash): that of stage vae in this output, else published weights."""
-        trained, published = self.output / "vae", self.recipe.model.vae.pretrained
-        if self.recipe.train.vae.steps or (trained.is_dir() and not published):
+        trained = self.output / "vae" if self.recipe.train.vae.steps else self._trained_vae()
+        if trained is not None:
             return builder.build_vae(self.recipe, trained), hash_folder(trained)
-        if not published:
-            raise ConfigError(f"there is no autoencoder in {trained}: set train.vae.steps to train one, or "
-                              "model.vae.pretrained to use published weights")
-        folder = Path(published)
+        folder = Path(self.recipe.model.vae.pretrained)
         made_of = hash_folder(folder) if folder.is_dir() else fingerprint(self.recipe.model.vae)
         return builder.build_vae(self.recipe), made_of
 
     def prepare_denoising(self) -> None:
         """Latents of both data sets, and what turns records into the denoiser's conditioning."""
-        recipe, limit = self.recipe, self.recipe.data.bad_sample_limit
+        recipe, share = self.recipe, self.recipe.data.bad_sample_share
         self.vae, self.vae_hash = self._finished_vae()
         self.vae.eval()
         vae_hash = self.vae_hash
         cache = self.output / "cache"
         self.training_latents = self.validation_latents = None
         if recipe.data.cache_latents:
-            self.training_latents = cache_latents(self.vae, vae_hash, self.training, self.transform, cache, limit,
-                                                  "training")
-        self.validation_latents = cache_latents(self.vae, vae_hash, self.validation, self.transform, cache, limit,
-                                                "validation")
-        tokenizer = builder.build_tokenizer_for(recipe, self._captions, self.training.fingerprint(),
-                                                self.output / "tokenizer")
+            self.training_latents = cache_latents(self.vae, vae_hash, self.training, self.transform, cache, "training",
+                                                  share)
+        self.validation_latents = cache_latents(self.vae, vae_hash, self.validation, self.validation_transform, cache,
+                                                "validation", share, recipe.data.max_validation_samples)
+        tokenizer = self.tokenizer or self._build_tokenizer()
         self.conditioning = Conditioning(recipe, tokenizer, builder.build_text_knowledge(recipe, tokenizer),
                                          builder.build_visual_knowledge(recipe))
         if recipe.data.cache_tags and recipe.knowledge.text.enabled:
             self.conditioning.text.tagger = cache_tags(self.training, cache).tag
+
+    def _build_tokenizer(self):
+        return builder.build_tokenizer_for(self.recipe, self._captions, self.training.fingerprint(),
+                                           self.output / "tokenizer")
 
     def _captions(self) -> list[str]:
         """Every caption of the training data; samples with wrong boxes were named when their latents were made."""
@@ -196,9 +234,6 @@ def _defining(recipe: Recipe, stage: str) -> dict:
     settings = {key: value for key, value in content["train"][stage].items() if key not in _FREE}
     model = content["model"]["vae"] if stage == "vae" else content["model"]
     knowledge = None if stage == "vae" else dict(content["knowledge"])
-    if knowledge and "vision" in knowledge:
-        knowledge["vision"] = {key: value for key, value in knowledge["vision"].items()
-                               if key not in _ADDED_VISION or value != _ADDED_VISION[key]}
     defining = {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
     precision = content.get("precision", {})  # recipes that were kept by earlier versions have none
     return defining | ({"precision": precision} if precision.get("level", "O0") != "O0" else {})

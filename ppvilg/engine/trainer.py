@@ -203,14 +203,15 @@ class Trainer:
         self.writer.check()
         if done % config.log_every == 0 or last:
             self.log_step(done)
-        if last or (config.validate_every and done % config.validate_every == 0):
-            self.validate(done)
-        if last or (config.sample_every and done % config.sample_every == 0):
-            self.draw(done)
-        if last or done % config.checkpoint_every == 0:
+        if last or done % config.checkpoint_every == 0:  # before anything that may fail and is not needed to go on
             started = time.perf_counter()
             self.save(done)
             self.monitor.record(done, {"checkpoint_pause_seconds": time.perf_counter() - started})
+        if last or (config.validate_every and done % config.validate_every == 0):
+            self.validate(done)
+        if last or (config.sample_every and done % config.sample_every == 0):
+            self._finish_write()
+            self.draw(done)
         if self._must_stop(done):
             self._stop(done)
 
@@ -329,12 +330,19 @@ class Trainer:
         self.monitor.record(done, {f"validation/{name}": value for name, value in scalars.items()})
 
     def draw(self, done: int) -> None:
-        """Pictures of the fixed prompts with the averaged weights, into VisualDL and the log folder."""
+        """Pictures of the fixed prompts with the averaged weights, into VisualDL and the log folder.
+
+        Where that fails the log says why, and training goes on: what is learnt does not depend on it.
+        """
         self._swap_averages()
-        picture = self.stage.draw(done) if distributed.is_main() else None
+        try:
+            picture = self.stage.draw(done) if distributed.is_main() else None
+            if picture is not None:
+                self.monitor.image(done, "samples", picture)
+        except Exception as error:
+            logger.warning("stage %s: no pictures at step %d (%s: %s); training goes on", self.stage.name, done,
+                           type(error).__name__, error, exc_info=True)
         self._swap_averages()
-        if picture is not None:
-            self.monitor.image(done, "samples", picture)
         distributed.barrier()
 
     def save(self, done: int) -> None:

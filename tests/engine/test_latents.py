@@ -27,7 +27,7 @@ def encode(vae, world, monkeypatch):
     """encode(folder) -> LatentCache of the tiny world's sixteen pictures, in chunks of four."""
     monkeypatch.setattr(latents, "CHUNK", 4)
     source, transform = open_source(world[0]), ImageTransform([(16, 16), (16, 32)])
-    return lambda folder: cache_latents(vae, "hash", source, transform, folder, 0, "training", batch_size=3)
+    return lambda folder: cache_latents(vae, "hash", source, transform, folder, "training", 0.0, batch_size=3)
 
 
 def everything(cache):
@@ -39,7 +39,7 @@ def equal(one, other):
 
 
 def test_what_was_encoded_before_an_interruption_is_kept(encode, tmp_path, monkeypatch):
-    whole, original, seen = encode(tmp_path / "whole"), latents._encode, []
+    whole, original, seen = encode(tmp_path / "whole"), latents.encode, []
 
     def stop(vae, pixels):
         if pixels.any():  # not the trial that finds the shape
@@ -48,14 +48,23 @@ def test_what_was_encoded_before_an_interruption_is_kept(encode, tmp_path, monke
             raise KeyboardInterrupt
         return original(vae, pixels)
 
-    monkeypatch.setattr(latents, "_encode", stop)
+    monkeypatch.setattr(latents, "encode", stop)
     with pytest.raises(KeyboardInterrupt):
         encode(tmp_path / "stopped")
     before = sum(seen[:-1])
     cache = encode(tmp_path / "stopped")
     assert before >= 4 and sum(seen[4:]) <= 16 - before + 4  # at most one chunk again
     assert equal(cache, whole) and [path.name for path in (tmp_path / "stopped").iterdir() if path.is_dir()]
-    assert not list((tmp_path / "stopped").glob(".*partial"))
+    assert not list((tmp_path / "stopped").rglob(".*partial*"))
+
+
+def test_what_is_cut_off_is_named_and_made_again(encode, tmp_path, caplog):
+    whole = [latent.copy() for latent in everything(encode(tmp_path))]
+    for pattern in ("bucket_0/chunk_000000.npy", "kept.npy", "members.npy", "whole.json"):
+        (file,) = tmp_path.glob(f"training_*/{pattern}")
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        assert all(np.array_equal(a, b) for a, b in zip(everything(encode(tmp_path)), whole, strict=True))
+        assert f"({pattern})" in caplog.text and "is made again" in caplog.text
 
 
 def test_another_number_of_ranks_goes_on(encode, tmp_path, monkeypatch):
@@ -66,8 +75,7 @@ def test_another_number_of_ranks_goes_on(encode, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         encode(tmp_path / "ranks")  # as rank 0
-    (partial,) = (tmp_path / "ranks").glob(".*partial")
-    assert 0 < np.load(partial / "done.npy").sum() < len(np.load(partial / "done.npy"))
+    assert 0 < len(list((tmp_path / "ranks").glob("training_*/bucket_*/chunk_*.npy"))) < 4
     monkeypatch.setattr(latents, "_finish", finish)
     monkeypatch.setattr(distributed, "world_size", lambda: 1)
     assert equal(encode(tmp_path / "ranks"), whole)
@@ -75,7 +83,7 @@ def test_another_number_of_ranks_goes_on(encode, tmp_path, monkeypatch):
 
 def test_a_cache_is_found_and_says_what_became_of_every_sample(encode, tmp_path, monkeypatch):
     cache = encode(tmp_path)
-    monkeypatch.setattr(latents, "_encode_share", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(latents._Encoder, "encode_share", lambda *_: pytest.fail("encoded again"))
     assert equal(encode(tmp_path), cache)
     data, row = [json.loads(line) for line in (tmp_path / "data_report_training.jsonl").read_text().splitlines()]
     assert data["samples"] == row["read"] == row["used"] == 16 and row["what"] == "latents" and row["skipped"] == 0

@@ -1,9 +1,11 @@
 """Words and parts of speech of every caption of a data set, found once and kept in a file (knowledge cache)."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -17,6 +19,7 @@ from ppvilg.engine.parallel import distributed
 from ppvilg.knowledge import text as text_module
 from ppvilg.knowledge.text import MARKS, tag
 
+logger = logging.getLogger(__name__)
 _COMPLETED = re.compile("(?:，|, )" + re.escape(MARKS["n"]))  # where a completed caption goes beyond the given one
 _ENDS = "。.，,；;、 "  # what completion takes off the end of a caption
 _TABLE = "CREATE TABLE IF NOT EXISTS tags (text BLOB PRIMARY KEY, words TEXT) WITHOUT ROWID"
@@ -58,6 +61,10 @@ def made_of(source: RecordSource) -> str:
 def cache_tags(source: RecordSource, root: Path, name: str = "training") -> TagCache:
     """Tag every caption of `source`, or find it done: the file's name is a hash of captions, jieba and rules."""
     path = root / f"tags_{name}_{made_of(source)[:16]}.sqlite"
+    if distributed.is_main() and path.exists() and _is_torn(path):
+        logger.warning("%s is cut off or damaged: it is made again", path)
+        path.unlink()
+    distributed.barrier()
     if not path.exists():
         rank, world = distributed.rank(), distributed.world_size()
         root.mkdir(parents=True, exist_ok=True)
@@ -69,6 +76,21 @@ def cache_tags(source: RecordSource, root: Path, name: str = "training") -> TagC
             os.replace(part, path)
         distributed.barrier()
     return TagCache(path)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file is no whole database: the header says how many pages there must be (sqlite.org/fileformat2)."""
+    with open(path, "rb") as file:
+        header = file.read(100)
+    page = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    if not header.startswith(b"SQLite format 3") or path.stat().st_size != (65536 if page == 1 else page) * pages:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+            return database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tags'").fetchone() != (1,)
+    except sqlite3.DatabaseError:
+        return True
 
 
 def _tag_share(source: RecordSource, path: Path, rank: int, world: int) -> None:

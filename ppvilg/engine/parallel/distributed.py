@@ -20,7 +20,7 @@ import paddle.distributed as dist
 from paddle.distributed import fleet
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 
-from ppvilg.config import ConfigError, DistributedConfig
+from ppvilg.config import DistributedConfig
 from ppvilg.engine.parallel.layout import Axes, Layout, layout_of, resolve_axes
 from ppvilg.engine.parallel.meeting import leave_note, meet, read_note, send_without_delay
 from ppvilg.engine.parallel.sharding import FusedShardingOptimizer, GradientShardingOptimizer, gradient_dtype
@@ -53,7 +53,6 @@ def start(settings: DistributedConfig | None = None) -> None:
     settings = settings or DistributedConfig()
     world = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     axes = resolve_axes(settings.data, settings.sharding, settings.expert, world)
-    _check_sharding_stage(settings)
     _axes = axes
     if world > 1 and not dist.is_initialized():
         _end_with_launcher()
@@ -68,15 +67,6 @@ def start(settings: DistributedConfig | None = None) -> None:
         _build_groups()
         send_without_delay()
     arrange(expert_groups=False)
-
-
-def _check_sharding_stage(settings: DistributedConfig) -> None:
-    if settings.sharding_stage == 3:
-        device = "this is a CPU, and " if paddle.get_device() == "cpu" else ""
-        raise ConfigError(f"distributed.sharding_stage=3: {device}weights cannot be sharded: Paddle's "
-                          "GroupShardedStage3 runs on GPUs only, and fails there as well when a weight has no gradient "
-                          "in a step (docs/en/distributed.md). Use sharding_stage=2, which splits gradients and the "
-                          "optimizer's state, and the axis distributed.expert, which splits the experts' weights")
 
 
 def _end_with_launcher() -> None:

@@ -20,10 +20,11 @@ class AutoencoderStage:
     name, number, groups = "vae", 0, ["all"]
 
     def __init__(self, recipe: Recipe, vae, training: RecordSource, validation: RecordSource,
-                 transform: ImageTransform, folder: Path):
+                 transform: ImageTransform, validation_transform: ImageTransform, folder: Path):
         self.recipe, self.config, self.vae = recipe, recipe.train.vae, vae
         self.networks = {"vae": vae}
-        self.training, self.validation, self.transform, self.folder = training, validation, transform, folder
+        self.training, self.validation, self.folder = training, validation, folder
+        self.transform, self.validation_transform = transform, validation_transform
         self.unreadable: set[int] = set()  # validation pictures that were found bad
         if vae.config.get("linear_shortcut") and not recipe.model.vae.pretrained:
             vae.initialize_shortcut(self._first_pictures(1024))
@@ -31,8 +32,8 @@ class AutoencoderStage:
     def batches(self, first_step: int) -> Iterator[Batch]:
         order = BatchOrder(self.training.buckets(self.transform), self.config.batch_size, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed, distributed.rank(),
-                              distributed.world_size(), self.recipe.data.bad_sample_limit, self.recipe.data.workers,
-                              on_bad_sample=log_bad_sample,
+                              distributed.world_size(), workers=self.recipe.data.workers,
+                              bad_sample_share=self.recipe.data.bad_sample_share, on_bad_sample=log_bad_sample,
                               bad_sample_list=self.folder.parent / f"bad_samples_vae_{distributed.rank()}.jsonl",
                               account=self.folder.parent / f"data_report_vae_{distributed.rank()}.jsonl")
         for _, batch in loader.iterate_from(first_step):
@@ -44,7 +45,7 @@ class AutoencoderStage:
         commonest = buckets.numbers[int(np.argmax(buckets.counts))]
         order = BatchOrder(buckets, 32, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
-                              bad_sample_limit=self.recipe.data.bad_sample_limit)
+                              bad_sample_share=self.recipe.data.bad_sample_share)
         pictures = []
         for _, batch in loader.iterate_from(0):
             if batch.bucket == commonest:
@@ -85,8 +86,8 @@ class AutoencoderStage:
         for index in indices:
             try:
                 record = self.validation.read(index)
-                bucket = self.transform.bucket_of(*record.image.size)
-                yield bucket, self.transform(record.image, record.objects, bucket, np.random.default_rng(0))[0]
+                bucket, rng = self.transform.bucket_of(*record.image.size), np.random.default_rng(0)
+                yield bucket, self.validation_transform(record.image, record.objects, bucket, rng)[0]
             except BadSample as problem:
                 if index not in self.unreadable:
                     self.unreadable.add(index)
@@ -115,7 +116,7 @@ class AutoencoderStage:
     def _latent_deviation(self, count: int = 512) -> float:
         order = BatchOrder(self.training.buckets(self.transform), 32, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
-                              bad_sample_limit=self.recipe.data.bad_sample_limit)
+                              bad_sample_share=self.recipe.data.bad_sample_share)
         total, squares, number = 0.0, 0.0, 0
         for step, batch in loader.iterate_from(0):
             posterior = self.vae.encode(paddle.to_tensor(batch.pixel_values)).latent_dist

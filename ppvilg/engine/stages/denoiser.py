@@ -13,6 +13,7 @@ from ppvilg.config import Recipe
 from ppvilg.data import BatchOrder, Record, SampleLoader, sample_rng
 from ppvilg.diffusion import DenoisingLoss, TimestepSampler
 from ppvilg.engine import builder
+from ppvilg.engine.checks.rehearsal import check_fit
 from ppvilg.engine.monitor import log_bad_sample
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.stages.samples import draw_prompts, save_pipeline
@@ -109,7 +110,7 @@ class DenoiserStage:
         self.networks = {"unet": self.unet}
         if self.config.train_text_encoder:
             self.networks["text_encoder"] = self.text_encoder
-        builder.check_components(self.recipe, self.run.vae, self.text_encoder, self.unet)
+        check_fit(self.recipe, self.run.vae, self.text_encoder, self.unet.config.unet)
         self._set_training(True)
 
     def _set_training(self, training: bool) -> None:
@@ -151,7 +152,8 @@ class DenoiserStage:
         bad_sample_list = self.folder.parent / f"bad_samples_{self.name}_{distributed.rank()}.jsonl"
         account = self.folder.parent / f"data_report_{self.name}_{distributed.rank()}.jsonl"
         loader = SampleLoader(source, transform, order, self.recipe.seed, distributed.share(), distributed.shares(),
-                              data.bad_sample_limit, data.workers, on_bad_sample=log_bad_sample,
+                              workers=data.workers, bad_sample_share=data.bad_sample_share,
+                              on_bad_sample=log_bad_sample,
                               bad_sample_list=bad_sample_list, account=account)
         for step, batch in loader.iterate_from(first_step, self.takes):
             with paddle.no_grad():
@@ -247,9 +249,10 @@ class DenoiserStage:
             logger.info("no pictures are drawn: a picture needs all experts, and this rank has %s", self.experts)
             return None
         self._set_training(False)
-        picture = draw_prompts(self.components(), self.recipe.sample)
-        self._set_training(True)
-        return picture
+        try:
+            return draw_prompts(self.components(), self.recipe.sample)
+        finally:
+            self._set_training(True)
 
     def export(self, folder: Path) -> None:
         """Save the pipeline with the experts that are here."""
