@@ -4,6 +4,7 @@ import { byId } from "./base/dom.js";
 import { language, onLanguage, setLanguage, t, translate } from "./base/i18n.js";
 import { startTheme } from "./base/theme.js";
 import { startDrop } from "./compose/drop.js";
+import { openHelper } from "./compose/helper.js";
 import { startKnowledge } from "./compose/knowledge.js";
 import { startMore } from "./compose/more.js";
 import { startPrompt } from "./compose/prompt.js";
@@ -32,7 +33,7 @@ function languageButton() {
 translate();
 startTheme();
 languageButton();
-startPrompt();
+startPrompt(openHelper);
 startKnowledge();
 startStyles();
 startMore();

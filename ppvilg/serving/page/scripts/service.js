@@ -2,8 +2,9 @@
 
 import { ApiError, logIn, logOut, me, model } from "./base/api.js";
 import { openDialog } from "./base/dialog.js";
-import { byId, h, icon, showError } from "./base/dom.js";
+import { byId, h, showError } from "./base/dom.js";
 import { list, number, onLanguage, t } from "./base/i18n.js";
+import { icon } from "./base/icons.js";
 import { get, on, set } from "./base/state.js";
 import { styleName } from "./compose/styles.js";
 
@@ -31,7 +32,14 @@ function banner() {
   if (!get("online")) box.replaceChildren(icon("warn"), h("span", {}, t("banner.offline")));
   else if (loading) {
     const { fraction = null } = value.loading ?? {};
-    box.replaceChildren(h("span", {}, t("banner.loading", { name: value.name })), h("progress", { max: "1", value: fraction ?? undefined, "aria-label": t("banner.loading", { name: value.name }) }));
+    box.replaceChildren(
+      h("span", {}, t("banner.loading", { name: value.name })),
+      h("progress", {
+        max: "1",
+        value: fraction ?? undefined,
+        "aria-label": t("banner.loading", { name: value.name }),
+      }),
+    );
   }
 }
 
@@ -55,7 +63,13 @@ async function ask() {
 // ---- a key, where the service wants one ----
 
 function askForKey() {
-  const input = h("input", { class: "input", type: "password", id: "key", autocomplete: "current-password", placeholder: "SK…" });
+  const input = h("input", {
+    class: "input",
+    type: "password",
+    id: "key",
+    autocomplete: "current-password",
+    placeholder: "SK…",
+  });
   const problem = h("p", { class: "field-error", role: "alert", hidden: true });
   const enter = async (event) => {
     event.preventDefault();
@@ -75,7 +89,11 @@ function askForKey() {
     h("label", { class: "label", for: "key" }, t("key.label")),
     input,
     problem,
-    h("div", { class: "row end" }, h("button", { type: "submit", class: "button primary" }, icon("key"), t("key.enter"))),
+    h(
+      "div",
+      { class: "row end" },
+      h("button", { type: "submit", class: "button primary" }, icon("key"), t("key.enter")),
+    ),
   );
   return openDialog(t("key.title"), () => form, { name: "key" });
 }
@@ -90,15 +108,30 @@ function about() {
     [t("about.hash"), h("span", { class: "code" }, value.hash)],
     [t("about.experts"), t("about.experts.text", { n: value.num_experts, boundaries: value.boundaries.join(" · ") })],
     [t("about.sizes"), value.shapes.map((shape) => `${shape.width}×${shape.height}`).join("  ")],
-    [t("about.styles"), value.styles_learned ? list(value.styles_learned.map(styleName)) || t("about.none") : t("style.unknown")],
-    [t("about.defaults"), t("about.defaults.text", { steps: defaults.num_inference_steps, guidance: [defaults.guidance_scale].flat().map(number).join(" / "), sampler: defaults.sampler, eta: number(defaults.eta) })],
+    [
+      t("about.styles"),
+      value.styles_learned ? list(value.styles_learned.map(styleName)) || t("about.none") : t("style.unknown"),
+    ],
+    [
+      t("about.defaults"),
+      t("about.defaults.text", {
+        steps: defaults.num_inference_steps,
+        guidance: [defaults.guidance_scale].flat().map(number).join(" / "),
+        sampler: defaults.sampler,
+        eta: number(defaults.eta),
+      }),
+    ],
     [t("about.backend"), value.backend],
     ["ppvilg", value.version],
   ];
   return h(
     "div",
     { class: "dialog-body" },
-    h("dl", { class: "facts wide" }, rows.map(([name, text]) => h("div", {}, h("dt", { class: "faint small" }, name), h("dd", {}, text)))),
+    h(
+      "dl",
+      { class: "facts wide" },
+      rows.map(([name, text]) => h("div", {}, h("dt", { class: "faint small" }, name), h("dd", {}, text))),
+    ),
     account(),
   );
 }
@@ -107,19 +140,40 @@ function account() {
   const who = get("me");
   if (!who) return "";
   const leave = () => logOut().then(() => location.reload());
-  const quota = who.quota ? h("p", { class: "small faint" }, t("about.quota", { n: who.quota.pictures_today, of: who.quota.pictures_per_day })) : "";
+  const quota = who.quota
+    ? h(
+        "p",
+        { class: "small faint" },
+        t("about.quota", { n: who.quota.pictures_today, of: who.quota.pictures_per_day }),
+      )
+    : "";
   if (who.owner.kind !== "key") return quota;
-  return h("div", { class: "row spread" }, h("p", {}, t("about.key", { name: who.owner.name })), quota, h("button", { type: "button", class: "button slim", onclick: leave }, t("key.leave")));
+  return h(
+    "div",
+    { class: "row spread" },
+    h("p", {}, t("about.key", { name: who.owner.name })),
+    quota,
+    h("button", { type: "button", class: "button slim", onclick: leave }, t("key.leave")),
+  );
 }
 
 function help() {
-  const rows = ["draw", "move", "gallery", "mask", "close"].map((name) => h("div", {}, h("dt", {}, h("kbd", {}, t(`help.${name}.key`))), h("dd", {}, t(`help.${name}`))));
-  return h("div", { class: "dialog-body" }, h("dl", { class: "facts wide keys" }, rows), h("p", { class: "small faint" }, t("help.privacy")));
+  const rows = ["draw", "move", "gallery", "mask", "close"].map((name) =>
+    h("div", {}, h("dt", {}, h("kbd", {}, t(`help.${name}.key`))), h("dd", {}, t(`help.${name}`))),
+  );
+  return h(
+    "div",
+    { class: "dialog-body" },
+    h("dl", { class: "facts wide keys" }, rows),
+    h("p", { class: "small faint" }, t("help.privacy")),
+  );
 }
 
 export async function startService() {
   byId("help").append(icon("help"));
-  byId("model-chip").addEventListener("click", () => openDialog(get("model")?.name ?? t("model.about"), about, { name: "model" }));
+  byId("model-chip").addEventListener("click", () =>
+    openDialog(get("model")?.name ?? t("model.about"), about, { name: "model" }),
+  );
   byId("help").addEventListener("click", () => openDialog(t("help.title"), help, { name: "help" }));
   on("model", chip);
   on("online", chip);

@@ -64,9 +64,11 @@ export const pictures = (before = null) =>
   request("GET", `v1/pictures?limit=60${before ? `&before=${encodeURIComponent(before)}` : ""}`);
 
 const asBytes = (blob) => new Blob([blob], { type: blob.type || "application/octet-stream" });
-export const upload = (blob) => request("POST", "v1/uploads", asBytes(blob), { headers: { "Content-Type": blob.type } });
+export const upload = (blob) =>
+  request("POST", "v1/uploads", asBytes(blob), { headers: { "Content-Type": blob.type } });
 export const uploadUrl = (id) => `v1/uploads/${id}.png`;
-export const pngInfo = (blob) => request("POST", "v1/png-info", asBytes(blob), { headers: { "Content-Type": "image/png" } });
+export const pngInfo = (blob) =>
+  request("POST", "v1/png-info", asBytes(blob), { headers: { "Content-Type": "image/png" } });
 export const knowledge = (body, signal) => request("POST", "v1/knowledge", body, { signal });
 
 export function randomKey() {

@@ -1,7 +1,8 @@
 /** A modal dialog: title, close button, Escape, focus kept inside and given back by the browser's own <dialog>. */
 
-import { h, icon } from "./dom.js";
+import { h } from "./dom.js";
 import { t } from "./i18n.js";
+import { icon } from "./icons.js";
 
 /** fill(dialog, close) makes the content; wide: room for a canvas. Resolves when the dialog is gone. */
 export function openDialog(title, fill, { wide = false, name = "" } = {}) {
@@ -14,7 +15,11 @@ export function openDialog(title, fill, { wide = false, name = "" } = {}) {
         "header",
         { class: "dialog-head" },
         heading,
-        h("button", { type: "button", class: "button quiet square", "aria-label": t("close"), onclick: close }, icon("close")),
+        h(
+          "button",
+          { type: "button", class: "button quiet square", "aria-label": t("close"), onclick: close },
+          icon("close"),
+        ),
       ),
       fill(dialog, close),
     );

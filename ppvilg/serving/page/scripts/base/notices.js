@@ -1,7 +1,8 @@
 /** Short messages at the edge of the page, and what only screen readers are told. */
 
-import { byId, h, icon } from "./dom.js";
+import { byId, h } from "./dom.js";
 import { t } from "./i18n.js";
+import { icon } from "./icons.js";
 
 const SHOWN = 7000;
 

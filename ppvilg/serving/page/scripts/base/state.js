@@ -1,6 +1,16 @@
 /** What several parts of the page look at: set("model", value) tells everyone who asked with on("model", f). */
 
-const values = { model: null, me: null, online: true, job: null, picture: 0, unfinished: [], crisp: false };
+import { read } from "./storage.js";
+
+const values = {
+  model: null,
+  me: null,
+  online: true,
+  job: null,
+  picture: 0,
+  unfinished: [],
+  crisp: read("crisp") === "true",
+};
 const listeners = new Map();
 
 export const get = (name) => values[name];

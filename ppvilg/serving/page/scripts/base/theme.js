@@ -1,7 +1,8 @@
 /** Light, dark, or as the system wants it. */
 
-import { byId, icon } from "./dom.js";
+import { byId } from "./dom.js";
 import { onLanguage, t } from "./i18n.js";
+import { icon } from "./icons.js";
 import { read, write } from "./storage.js";
 
 const ORDER = ["auto", "light", "dark"];

@@ -2,8 +2,9 @@
 
 import { knowledge } from "../base/api.js";
 import { openDialog } from "../base/dialog.js";
-import { h, icon } from "../base/dom.js";
+import { h } from "../base/dom.js";
 import { language, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get } from "../base/state.js";
 import { wordsFor } from "./examples.js";
 import { putPrompt } from "./prompt.js";
@@ -56,7 +57,13 @@ function body(words, close) {
 }
 
 function row(part, suggestions, refresh) {
-  const input = h("input", { class: "input", id: `helper-${part}`, value: values[part], autocomplete: "off", maxlength: "200" });
+  const input = h("input", {
+    class: "input",
+    id: `helper-${part}`,
+    value: values[part],
+    autocomplete: "off",
+    maxlength: "200",
+  });
   const store = () => {
     values[part] = input.value.trim();
     chips.forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.word === values[part])));
@@ -90,7 +97,7 @@ function row(part, suggestions, refresh) {
 
 /** Suggestions with characters that the loaded model cannot read are shown as such. */
 async function markUnreadable(rows) {
-  const chips = rows.flatMap((row) => [...row.querySelectorAll(".chip")]);
+  const chips = rows.flatMap((each) => [...each.querySelectorAll(".chip")]);
   let unknown;
   try {
     const answers = await Promise.all(chips.map((chip) => knowledge({ prompt: chip.dataset.word })));

@@ -1,8 +1,9 @@
 /** The knowledge view: how the model reads the prompt. Words, their marks and weights, what it cannot read or see. */
 
 import { ApiError, knowledge } from "../base/api.js";
-import { byId, debounce, h, icon, property } from "../base/dom.js";
+import { byId, debounce, h, property } from "../base/dom.js";
 import { number, onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get, on } from "../base/state.js";
 import { change, current, onSettings } from "./settings.js";
 
@@ -52,7 +53,13 @@ function show() {
   const changed = answer.words.some((word) => weightOf(word) !== word.default_weight);
   const toggle = h(
     "button",
-    { type: "button", class: "button quiet slim", "aria-expanded": String(open), "aria-controls": "weights", onclick: flip },
+    {
+      type: "button",
+      class: "button quiet slim",
+      "aria-expanded": String(open),
+      "aria-controls": "weights",
+      onclick: flip,
+    },
     icon("sliders"),
     changed ? t("knowledge.weights.changed") : t("knowledge.weights"),
   );
@@ -61,13 +68,17 @@ function show() {
       "div",
       { class: "knowledge-head" },
       h("span", { class: "label" }, t("knowledge.title")),
-      h("span", { class: "faint small", title: t("knowledge.tokens.hint") }, t("knowledge.tokens", { n: answer.tokens, max: answer.max_tokens })),
+      h(
+        "span",
+        { class: "faint small", title: t("knowledge.tokens.hint") },
+        t("knowledge.tokens", { n: answer.tokens, max: answer.max_tokens }),
+      ),
       toggle,
     ),
     h("ul", { class: "words", "aria-label": t("knowledge.title") }, answer.words.map(chip)),
     h("p", { class: "unseen", id: "knowledge-summary" }, summary()),
     ...remarks(),
-    open ? weights() : "",
+    open ? sliders() : "",
   );
 }
 
@@ -99,7 +110,9 @@ function chip(word) {
       { type: "button", class: classes.join(" "), title: said, onclick: press },
       h("span", { class: "mark", "aria-hidden": "true" }, t(`mark.short.${word.mark}`)),
       text,
-      weight === word.default_weight ? "" : h("span", { class: "word-weight", "aria-hidden": "true" }, `×${number(weight)}`),
+      weight === word.default_weight
+        ? ""
+        : h("span", { class: "word-weight", "aria-hidden": "true" }, `×${number(weight)}`),
       h("span", { class: "unseen" }, ` ${said}`),
     ),
   );
@@ -109,7 +122,9 @@ function chip(word) {
 function split(word) {
   const unknown = new Set(word.unknown);
   if (unknown.has(word.word)) return [h("span", { class: "unread" }, word.word)];
-  return [...word.word].map((character) => (unknown.has(character) ? h("span", { class: "unread" }, character) : character));
+  return [...word.word].map((character) =>
+    unknown.has(character) ? h("span", { class: "unread" }, character) : character,
+  );
 }
 
 function summary() {
@@ -124,7 +139,7 @@ function remarks() {
   return lines.map((line) => h("p", { class: "remark warn" }, icon("warn"), h("span", {}, line)));
 }
 
-function weights() {
+function sliders() {
   const seen = new Map(answer.words.filter(isContent).map((word) => [word.word, word]));
   const range = get("model")?.limits?.word_weight ?? [0, 3];
   return h(
@@ -133,7 +148,12 @@ function weights() {
     h("p", { class: "faint small" }, t("knowledge.weights.hint")),
     [...seen.values()].map((word) => slider(word, range)),
     [...seen.values()].some((word) => weightOf(word) !== word.default_weight)
-      ? h("button", { type: "button", class: "button quiet slim", onclick: () => change({ word_weights: {} }) }, icon("undo"), t("knowledge.reset"))
+      ? h(
+          "button",
+          { type: "button", class: "button quiet slim", onclick: () => change({ word_weights: {} }) },
+          icon("undo"),
+          t("knowledge.reset"),
+        )
       : "",
   );
 }
@@ -155,7 +175,13 @@ function slider(word, [least, most]) {
   input.addEventListener("change", () => {
     setWeight(word, input.valueAsNumber);
   });
-  const row = h("label", { class: `weight mark-${word.mark || "none"}` }, h("span", { class: "weight-word" }, word.word), h("span", { class: "ticked" }, input), shown);
+  const row = h(
+    "label",
+    { class: `weight mark-${word.mark || "none"}` },
+    h("span", { class: "weight-word" }, word.word),
+    h("span", { class: "ticked" }, input),
+    shown,
+  );
   return property(row, "--at", String((word.default_weight - least) / (most - least)));
 }
 

@@ -2,8 +2,9 @@
 
 import { ApiError, upload, uploadUrl } from "../base/api.js";
 import { openDialog } from "../base/dialog.js";
-import { h, icon, property, showError } from "../base/dom.js";
+import { h, property, showError } from "../base/dom.js";
 import { t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get } from "../base/state.js";
 import { Painting } from "./painting.js";
 import { change, current } from "./settings.js";
@@ -24,7 +25,14 @@ function body(dialog, close) {
   const [width, height] = sizeOfPicture();
   const painting = new Painting(width, height);
   const tools = { radius: Math.max(2, Math.round(Math.min(width, height) / 10)), erase: false };
-  const canvas = h("canvas", { class: "mask-canvas", width, height, tabindex: "0", role: "application", "aria-label": t("mask.canvas") });
+  const canvas = h("canvas", {
+    class: "mask-canvas",
+    width,
+    height,
+    tabindex: "0",
+    role: "application",
+    "aria-label": t("mask.canvas"),
+  });
   const cursor = h("span", { class: "mask-cursor", "aria-hidden": "true", hidden: true });
   const board = h("div", { class: "mask-board" }, h("img", { src: current().image.url, alt: "" }), canvas, cursor);
   property(board, "--ratio", String(width / height));
@@ -35,7 +43,9 @@ function body(dialog, close) {
   const draw = () => {
     canvas.getContext("2d").putImageData(new ImageData(painting.coloured(COLOUR), width, height), 0, 0);
     const share = painting.share();
-    status.textContent = t(share ? "mask.share" : "mask.nothing", { share: (100 * share).toFixed(share < 0.1 ? 1 : 0) });
+    status.textContent = t(share ? "mask.share" : "mask.nothing", {
+      share: (100 * share).toFixed(share < 0.1 ? 1 : 0),
+    });
     done.disabled = !share;
   };
   const view = { canvas, cursor, painting, tools, draw, board };
@@ -88,9 +98,15 @@ function toolbar({ tools, painting, draw, canvas }) {
   const mode = (erase, name, label) => {
     const press = () => {
       tools.erase = erase;
-      for (const each of modes.children) each.setAttribute("aria-pressed", String(each === (erase ? modes.lastChild : modes.firstChild)));
+      for (const each of modes.children)
+        each.setAttribute("aria-pressed", String(each === (erase ? modes.lastChild : modes.firstChild)));
     };
-    return h("button", { type: "button", "aria-pressed": String(tools.erase === erase), onclick: press }, icon(name), label);
+    return h(
+      "button",
+      { type: "button", "aria-pressed": String(tools.erase === erase), onclick: press },
+      icon(name),
+      label,
+    );
   };
   const modes = h("div", { class: "segments", role: "group", "aria-label": t("mask.tool") });
   modes.append(mode(false, "brush", t("mask.paint")), mode(true, "eraser", t("mask.erase")));
@@ -129,7 +145,10 @@ function pointer({ canvas, painting, tools, draw }) {
   let last = null;
   const at = (event) => {
     const frame = canvas.getBoundingClientRect();
-    return [((event.clientX - frame.left) / frame.width) * painting.width, ((event.clientY - frame.top) / frame.height) * painting.height];
+    return [
+      ((event.clientX - frame.left) / frame.width) * painting.width,
+      ((event.clientY - frame.top) / frame.height) * painting.height,
+    ];
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button) return;

@@ -1,7 +1,8 @@
 /** Number of pictures, negative prompt, seed, steps, guidance (one, or one per expert), sampler, fresh noise. */
 
-import { byId, h, icon, property } from "../base/dom.js";
+import { byId, h, property } from "../base/dom.js";
 import { number, onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get, on } from "../base/state.js";
 import { change, current, onSettings } from "./settings.js";
 
@@ -61,7 +62,14 @@ function numberField(name, { label, hint, least, most, step, usual }) {
 }
 
 function seedField() {
-  const field = numberField("seed", { label: t("seed.label"), hint: t("seed.hint"), least: 0, most: 4294967295, step: 1, usual: t("seed.random") });
+  const field = numberField("seed", {
+    label: t("seed.label"),
+    hint: t("seed.hint"),
+    least: 0,
+    most: 4294967295,
+    step: 1,
+    usual: t("seed.random"),
+  });
   const input = field.querySelector("input");
   const roll = () => {
     const [seed] = crypto.getRandomValues(new Uint32Array(1));
@@ -72,23 +80,43 @@ function seedField() {
   input.replaceWith(joined);
   joined.append(
     input,
-    h("button", { type: "button", class: "button square", "aria-label": t("seed.roll"), title: t("seed.roll"), onclick: roll }, icon("dice")),
-    h("button", { type: "button", class: "button square", "aria-label": t("seed.clear"), title: t("seed.clear"), onclick: clear }, icon("close")),
+    h(
+      "button",
+      { type: "button", class: "button square", "aria-label": t("seed.roll"), title: t("seed.roll"), onclick: roll },
+      icon("dice"),
+    ),
+    h(
+      "button",
+      { type: "button", class: "button square", "aria-label": t("seed.clear"), title: t("seed.clear"), onclick: clear },
+      icon("close"),
+    ),
   );
   return field;
 }
 
 function negativeField() {
-  const input = h("input", { class: "input", id: "field-negative_prompt", maxlength: "2000", placeholder: t("negative.placeholder") });
+  const input = h("input", {
+    class: "input",
+    id: "field-negative_prompt",
+    maxlength: "2000",
+    placeholder: t("negative.placeholder"),
+  });
   input.value = current().negative_prompt;
   input.addEventListener("input", () => change({ negative_prompt: input.value }));
-  return h("div", { class: "field wide" }, h("label", { class: "label", for: "field-negative_prompt" }, t("negative.label")), input);
+  return h(
+    "div",
+    { class: "field wide" },
+    h("label", { class: "label", for: "field-negative_prompt" }, t("negative.label")),
+    input,
+  );
 }
 
 function samplerField(model) {
   const usual = model.defaults.sampler;
   const choose = h("select", { class: "input", id: "field-sampler" });
-  choose.append(...model.samplers.map((name) => h("option", { value: name }, name === usual ? t("sampler.usual", { name }) : name)));
+  choose.append(
+    ...model.samplers.map((name) => h("option", { value: name }, name === usual ? t("sampler.usual", { name }) : name)),
+  );
   choose.value = current().sampler ?? usual;
   choose.addEventListener("change", () => change({ sampler: choose.value === usual ? null : choose.value }));
   return h("div", { class: "field" }, h("label", { class: "label", for: "field-sampler" }, t("sampler.label")), choose);
@@ -100,16 +128,31 @@ const perExpert = (model, value) => (Array.isArray(value) ? [...value] : Array(m
 function guidanceField(model) {
   const value = current().guidance_scale;
   const each = Array.isArray(value);
-  const mode = (name, pressed, run) => h("button", { type: "button", "aria-pressed": String(pressed), onclick: run }, t(name));
+  const mode = (name, pressed, run) =>
+    h("button", { type: "button", "aria-pressed": String(pressed), onclick: run }, t(name));
   const one = () => change({ guidance_scale: each ? value[value.length - 1] : value });
   const all = () => change({ guidance_scale: perExpert(model, value ?? usualGuidance(model)) });
   const usual = [usualGuidance(model)].flat().map(number).join(" / ");
-  const head = h("div", { class: "row spread" }, h("span", { class: "label", id: "guidance-label" }, t("guidance.label")),
-    h("div", { class: "segments slim", role: "group", "aria-labelledby": "guidance-label" },
-      mode("guidance.one", !each, one), mode("guidance.each", each, all)));
+  const head = h(
+    "div",
+    { class: "row spread" },
+    h("span", { class: "label", id: "guidance-label" }, t("guidance.label")),
+    h(
+      "div",
+      { class: "segments slim", role: "group", "aria-labelledby": "guidance-label" },
+      mode("guidance.one", !each, one),
+      mode("guidance.each", each, all),
+    ),
+  );
   const hint = h("p", { class: "faint small" }, t("guidance.hint", { usual }));
   if (each) return h("div", { class: "field wide" }, head, expertSliders(model, value), hint);
-  const single = numberField("guidance_scale", { label: t("guidance.label"), least: 0, most: model.limits.guidance_scale[1], step: 0.1, usual });
+  const single = numberField("guidance_scale", {
+    label: t("guidance.label"),
+    least: 0,
+    most: model.limits.guidance_scale[1],
+    step: 0.1,
+    usual,
+  });
   single.querySelector("label").className = "unseen";
   return h("div", { class: "field wide" }, head, single, hint);
 }
@@ -119,7 +162,13 @@ function expertSliders(model, value) {
   const most = Math.max(8, ...value);
   const rows = value.map((scale, expert) => {
     const shown = h("output", { class: "code small" }, number(scale));
-    const input = h("input", { type: "range", min: "0", max: String(most), step: "0.1", "aria-label": t("guidance.slider", { n: expert + 1 }) });
+    const input = h("input", {
+      type: "range",
+      min: "0",
+      max: String(most),
+      step: "0.1",
+      "aria-label": t("guidance.slider", { n: expert + 1 }),
+    });
     input.value = String(scale);
     input.addEventListener("input", () => {
       shown.textContent = number(input.valueAsNumber);
@@ -127,7 +176,13 @@ function expertSliders(model, value) {
       scales[expert] = input.valueAsNumber;
       change({ guidance_scale: scales });
     });
-    const row = h("label", { class: "weight expert" }, h("span", { class: "weight-word" }, t("expert.name", { n: expert + 1 })), input, shown);
+    const row = h(
+      "label",
+      { class: "weight expert" },
+      h("span", { class: "weight-word" }, t("expert.name", { n: expert + 1 })),
+      input,
+      shown,
+    );
     return property(row, "--turn", String(expert / Math.max(1, model.num_experts - 1)));
   });
   return h("div", { class: "weights" }, rows.reverse());
@@ -155,10 +210,24 @@ function fields() {
   box.append(
     negativeField(),
     seedField(),
-    numberField("num_inference_steps", { label: t("steps.label"), hint: t("steps.hint"), least: 1, most: limits.num_inference_steps, step: 1, usual: String(defaults.num_inference_steps) }),
+    numberField("num_inference_steps", {
+      label: t("steps.label"),
+      hint: t("steps.hint"),
+      least: 1,
+      most: limits.num_inference_steps,
+      step: 1,
+      usual: String(defaults.num_inference_steps),
+    }),
     guidanceField(model),
     samplerField(model),
-    numberField("eta", { label: t("eta.label"), hint: t("eta.hint"), least: 0, most: 1, step: 0.05, usual: String(defaults.eta) }),
+    numberField("eta", {
+      label: t("eta.label"),
+      hint: t("eta.hint"),
+      least: 0,
+      most: 1,
+      step: 0.05,
+      usual: String(defaults.eta),
+    }),
   );
 }
 
@@ -166,8 +235,11 @@ export function startMore() {
   onSettings((settings, changed) => {
     if (changed.has("num_images")) stepper();
     byId("more-summary").textContent = summary();
-    const typing = byId("more-fields").contains(document.activeElement) && document.activeElement.matches("input, select");
-    const shown = ["negative_prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "eta"].some((name) => changed.has(name));
+    const typing =
+      byId("more-fields").contains(document.activeElement) && document.activeElement.matches("input, select");
+    const shown = ["negative_prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "eta"].some((name) =>
+      changed.has(name),
+    );
     if (shown && !typing) redraw();
   });
   on("model", fields);

@@ -1,11 +1,11 @@
 /** The prompt's own field: it grows with its text, examples come on request and can be taken back. */
 
-import { byId, h, icon } from "../base/dom.js";
+import { byId, h } from "../base/dom.js";
 import { language, onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { notify } from "../base/notices.js";
 import { get } from "../base/state.js";
 import { wordsFor } from "./examples.js";
-import { openHelper } from "./helper.js";
 import { change, current, onSettings } from "./settings.js";
 
 const field = byId("prompt");
@@ -35,7 +35,8 @@ function nextExample() {
   }
 }
 
-export function startPrompt() {
+/** openHelper is what the button beside the field opens. */
+export function startPrompt(openHelper) {
   field.value = current().prompt;
   field.addEventListener("input", () => {
     change({ prompt: field.value });

@@ -49,10 +49,10 @@ export function replace(values) {
 /** Body of POST v1/jobs. Weights of words that are no longer in the prompt stay in the form and are not sent. */
 export function asRequest(words = null) {
   const weights = Object.entries(settings.word_weights).filter(([word]) => !words || words.has(word));
-  const { image, mask, strength, word_weights: _, ...rest } = settings;
+  const { image, mask, strength, ...rest } = settings;
   const body = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== null && value !== ""));
   body.prompt = settings.prompt;
-  if (weights.length) body.word_weights = Object.fromEntries(weights);
+  body.word_weights = Object.fromEntries(weights);
   if (image) {
     body.image = image.id;
     if (mask) body.mask = mask.id;

@@ -1,8 +1,9 @@
 /** The picture to start from: dropped, chosen or taken from the gallery; how far to leave it; what to repaint. */
 
 import { ApiError, picture, upload, uploadUrl } from "../base/api.js";
-import { byId, h, icon } from "../base/dom.js";
+import { byId, h } from "../base/dom.js";
 import { number, onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { notify } from "../base/notices.js";
 import { get, on } from "../base/state.js";
 import { openMask } from "./mask.js";
@@ -22,7 +23,12 @@ export async function startFromFile(file) {
   show();
   try {
     const { id, width, height } = await upload(file);
-    change({ image: { id, width, height, url: uploadUrl(id) }, mask: null, strength: null, ...nearestShape(width, height) });
+    change({
+      image: { id, width, height, url: uploadUrl(id) },
+      mask: null,
+      strength: null,
+      ...nearestShape(width, height),
+    });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     problem = error.sentence;
@@ -53,7 +59,14 @@ function nearestShape(width, height) {
 }
 
 function chooser() {
-  const input = h("input", { type: "file", class: "unseen", id: "start-file", accept: KINDS.join(","), tabindex: "-1", "aria-hidden": "true" });
+  const input = h("input", {
+    type: "file",
+    class: "unseen",
+    id: "start-file",
+    accept: KINDS.join(","),
+    tabindex: "-1",
+    "aria-hidden": "true",
+  });
   input.addEventListener("change", () => {
     if (input.files[0]) startFromFile(input.files[0]);
   });
@@ -72,7 +85,14 @@ function chosen({ image, mask, strength }) {
   const defaults = get("model")?.defaults ?? {};
   const usual = (mask ? defaults.strength_with_mask : defaults.strength) ?? (mask ? 1 : 0.8);
   const shown = h("output", { class: "code small" }, number(strength ?? usual));
-  const slider = h("input", { type: "range", min: "0", max: "1", step: "0.05", id: "strength", "aria-describedby": "strength-hint" });
+  const slider = h("input", {
+    type: "range",
+    min: "0",
+    max: "1",
+    step: "0.05",
+    id: "strength",
+    "aria-describedby": "strength-hint",
+  });
   slider.value = String(strength ?? usual);
   slider.addEventListener("input", () => {
     shown.textContent = number(slider.valueAsNumber);
@@ -99,11 +119,21 @@ function chosen({ image, mask, strength }) {
       h(
         "div",
         { class: "row tight" },
-        h("button", { type: "button", class: "button slim", id: "open-mask", onclick: openMask }, icon("brush"), t(mask ? "mask.again" : "mask.open")),
+        h(
+          "button",
+          { type: "button", class: "button slim", id: "open-mask", onclick: openMask },
+          icon("brush"),
+          t(mask ? "mask.again" : "mask.open"),
+        ),
         h("button", { type: "button", class: "button quiet slim", onclick: clear }, icon("close"), t("start.remove")),
       ),
       mask
-        ? h("button", { type: "button", class: "button quiet slim", onclick: () => change({ mask: null }) }, icon("eraser"), t("mask.remove"))
+        ? h(
+            "button",
+            { type: "button", class: "button quiet slim", onclick: () => change({ mask: null }) },
+            icon("eraser"),
+            t("mask.remove"),
+          )
         : "",
     ),
   );
@@ -136,7 +166,8 @@ function show() {
 export function startStart() {
   onSettings((settings, changed) => {
     if (changed.has("image")) problem = "";
-    if (["image", "mask", "strength"].some((name) => changed.has(name)) && document.activeElement?.id !== "strength") show();
+    if (["image", "mask", "strength"].some((name) => changed.has(name)) && document.activeElement?.id !== "strength")
+      show();
   });
   on("model", show);
   onLanguage(show);

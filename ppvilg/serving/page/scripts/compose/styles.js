@@ -7,8 +7,7 @@ import { change, current, onSettings } from "./settings.js";
 
 let unfolded = false;
 
-export const styleName = (style) =>
-  language() === "en" && hasText(`style.${style}`) ? t(`style.${style}`) : style;
+export const styleName = (style) => (language() === "en" && hasText(`style.${style}`) ? t(`style.${style}`) : style);
 
 function styleChip(style, none, learned) {
   const chosen = (current().style ?? none) === style;
@@ -49,7 +48,13 @@ function otherStyles(others, none) {
     showStyles();
     byId("styles-unfold").focus();
   };
-  const button = { type: "button", class: "button quiet slim", id: "styles-unfold", "aria-expanded": String(show), onclick: unfold };
+  const button = {
+    type: "button",
+    class: "button quiet slim",
+    id: "styles-unfold",
+    "aria-expanded": String(show),
+    onclick: unfold,
+  };
   const text = t(show ? "style.fewer" : "style.more", { n: others.length });
   return [h("button", button, text), show ? styleGroup(others, none, false) : ""];
 }
@@ -67,7 +72,9 @@ function showStyles() {
   box.append(styleGroup(known, none, true));
   if (others.length) box.append(...otherStyles(others, none));
   if (others.includes(current().style)) {
-    box.append(h("p", { class: "remark warn" }, t("style.unlearned", { style: styleName(current().style), model: model.name })));
+    box.append(
+      h("p", { class: "remark warn" }, t("style.unlearned", { style: styleName(current().style), model: model.name })),
+    );
   } else if (!learned) box.append(h("p", { class: "faint small" }, t("style.unknown")));
   if (focused) box.querySelector('[aria-checked="true"]')?.focus();
 }

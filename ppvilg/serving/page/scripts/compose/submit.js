@@ -1,8 +1,9 @@
 /** The button that draws, what it will take, and why it could not. */
 
 import { ApiError, draw, queue, randomKey } from "../base/api.js";
-import { byId, h, icon, showError } from "../base/dom.js";
+import { byId, h, showError } from "../base/dom.js";
 import { duration, onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get, on } from "../base/state.js";
 import { wordsOfPrompt } from "./knowledge.js";
 import { asRequest, current, onSettings } from "./settings.js";

@@ -2,8 +2,9 @@
 
 import { ApiError, picture as ask, removePicture } from "../base/api.js";
 import { openDialog } from "../base/dialog.js";
-import { h, icon } from "../base/dom.js";
+import { h } from "../base/dom.js";
 import { moment, number, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { notify } from "../base/notices.js";
 import { loadSettings } from "../compose/drop.js";
 import { openMask } from "../compose/mask.js";
@@ -44,7 +45,12 @@ async function remove(picture, gone) {
         "div",
         { class: "dialog-body" },
         h("p", {}, t("delete.text")),
-        h("div", { class: "row end" }, h("button", { type: "button", class: "button", onclick: close }, t("cancel")), h("button", { type: "button", class: "button primary", onclick: yes }, icon("trash"), t("delete"))),
+        h(
+          "div",
+          { class: "row end" },
+          h("button", { type: "button", class: "button", onclick: close }, t("cancel")),
+          h("button", { type: "button", class: "button primary", onclick: yes }, icon("trash"), t("delete")),
+        ),
       );
     },
     { name: "delete" },
@@ -58,7 +64,8 @@ function repaint(picture) {
 }
 
 export function actions(picture, gone) {
-  const button = (name, label, run, id) => h("button", { type: "button", class: "button slim", id, onclick: run }, icon(name), label);
+  const button = (name, label, run, id) =>
+    h("button", { type: "button", class: "button slim", id, onclick: run }, icon(name), label);
   return h(
     "div",
     { class: "actions", role: "group", "aria-label": t("actions.title") },
@@ -81,7 +88,10 @@ export function facts(settings, picture = null) {
     [t("seed.label"), settings.seed],
     [t("facts.size"), settings.width ? `${settings.width}×${settings.height}` : null],
     [t("steps.label"), settings.num_inference_steps],
-    [t("guidance.label"), settings.guidance_scale === null ? null : [settings.guidance_scale].flat().map(number).join(" / ")],
+    [
+      t("guidance.label"),
+      settings.guidance_scale === null ? null : [settings.guidance_scale].flat().map(number).join(" / "),
+    ],
     [t("sampler.label"), settings.sampler],
     [t("facts.weights"), weights(settings.word_weights)],
     [t("start.strength"), settings.image ? number(settings.strength ?? 0.8) : null],
@@ -89,7 +99,14 @@ export function facts(settings, picture = null) {
     ["SHA-256", picture ? `${picture.sha256.slice(0, 16)}…` : null],
     [t("facts.created"), picture ? moment(picture.created) : null],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", { class: "facts small" }, rows.map(([name, value]) => h("div", {}, h("dt", { class: "faint" }, name), h("dd", {}, String(value)))));
+  return h(
+    "dl",
+    { class: "facts small" },
+    rows.map(([name, value]) => h("div", {}, h("dt", { class: "faint" }, name), h("dd", {}, String(value)))),
+  );
 }
 
-const weights = (values) => Object.entries(values ?? {}).map(([word, weight]) => `${word} ×${number(weight)}`).join("  ");
+const weights = (values) =>
+  Object.entries(values ?? {})
+    .map(([word, weight]) => `${word} ×${number(weight)}`)
+    .join("  ");

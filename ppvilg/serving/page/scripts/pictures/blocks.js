@@ -1,6 +1,6 @@
 /** Which expert draws which steps of a job, in drawing order: from the noisiest block to expert 0. */
 
-/** [{expert, first_step, steps, from, to}]: what the service says, else what the boundaries and a plain schedule say. */
+/** [{expert, first_step, steps, from, to}]: what the service says, else what boundaries and a plain schedule say. */
 export function blocksOf(job, model) {
   if (job.blocks?.length) return job.blocks;
   if (!model) return [];

@@ -1,7 +1,8 @@
 /** What one expert changed: the picture it was handed, the picture it handed on, and the difference. */
 
-import { h, icon, property } from "../base/dom.js";
+import { h, property } from "../base/dom.js";
 import { t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get } from "../base/state.js";
 import { endOfBlock, turnOf } from "./blocks.js";
 import { pixelsOf, shownWidth } from "./show.js";
@@ -22,10 +23,20 @@ export function comparison(job, picture, blocks, place) {
     parts.push(wipe(before.url, after.url, name), figure(heat, t("compare.change")));
     difference(before.url, after.url, heat, block, text);
   } else {
-    parts.push(figure(h("img", { src: after.url, alt: t("compare.after", { name }), class: "picture" }), t("compare.after", { name })));
+    parts.push(
+      figure(
+        h("img", { src: after.url, alt: t("compare.after", { name }), class: "picture" }),
+        t("compare.after", { name }),
+      ),
+    );
     text.textContent = t("compare.from.noise", { name });
   }
-  const panel = h("div", { class: "compare-row" }, parts, h("div", { class: "compare-text" }, h("h4", {}, t("compare.title", { name })), text));
+  const panel = h(
+    "div",
+    { class: "compare-row" },
+    parts,
+    h("div", { class: "compare-text" }, h("h4", {}, t("compare.title", { name })), text),
+  );
   property(panel, "--picture", `${shown}px`);
   return property(panel, "--turn", String(turnOf(block.expert, get("model")?.num_experts ?? blocks.length)));
 }
@@ -34,7 +45,8 @@ function startOf(job) {
   return job.request.image && !job.request.mask ? { url: `v1/uploads/${job.request.image}.png` } : null;
 }
 
-const figure = (content, caption) => h("figure", { class: "compare-figure" }, content, h("figcaption", { class: "small faint" }, caption));
+const figure = (content, caption) =>
+  h("figure", { class: "compare-figure" }, content, h("figcaption", { class: "small faint" }, caption));
 
 /** Two pictures over each other and a slider that uncovers one of them. */
 function wipe(before, after, name) {
@@ -48,7 +60,12 @@ function wipe(before, after, name) {
   const slider = h("input", { type: "range", min: "0", max: "100", value: "50", "aria-label": t("compare.slider") });
   slider.addEventListener("input", () => property(box, "--cut", `${slider.value}%`));
   property(box, "--cut", "50%");
-  const sides = h("figcaption", { class: "small faint row spread" }, h("span", {}, t("compare.before", { name })), h("span", {}, t("compare.after", { name })));
+  const sides = h(
+    "figcaption",
+    { class: "small faint row spread" },
+    h("span", {}, t("compare.before", { name })),
+    h("span", {}, t("compare.after", { name })),
+  );
   return h("figure", { class: "compare-figure" }, box, slider, sides);
 }
 
@@ -80,7 +97,8 @@ function samples(values) {
   const kept = [];
   for (let start = 0; start < values.length; start += step) {
     let largest = 0;
-    for (let index = start; index < Math.min(values.length, start + step); index += 1) largest = Math.max(largest, values[index]);
+    for (let index = start; index < Math.min(values.length, start + step); index += 1)
+      largest = Math.max(largest, values[index]);
     kept.push(largest);
   }
   return kept;
@@ -92,6 +110,8 @@ function paint(canvas, changes, largest, colour) {
   context.fillRect(0, 0, 1, 1);
   const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
   const image = new ImageData(canvas.width, canvas.height);
-  changes.forEach((change, index) => image.data.set([red, green, blue, 255 * Math.min(1, change / largest)], index * 4));
+  changes.forEach((change, index) =>
+    image.data.set([red, green, blue, 255 * Math.min(1, change / largest)], index * 4),
+  );
   context.putImageData(image, 0, 0);
 }

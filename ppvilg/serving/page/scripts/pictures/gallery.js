@@ -1,8 +1,9 @@
 /** Everything this browser has drawn: kept by the service, so it survives reload and restart. */
 
 import { ApiError, pictures } from "../base/api.js";
-import { byId, h, icon, property } from "../base/dom.js";
+import { byId, h, property } from "../base/dom.js";
 import { onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { get, on } from "../base/state.js";
 
 let shown = []; // newest first
@@ -12,10 +13,28 @@ let open = () => {};
 const items = new Map(); // id -> element
 
 function item(picture) {
-  const image = h("img", { src: picture.url, alt: picture.settings.prompt, class: "picture", loading: "lazy", width: picture.width, height: picture.height });
+  const image = h("img", {
+    src: picture.url,
+    alt: picture.settings.prompt,
+    class: "picture",
+    loading: "lazy",
+    width: picture.width,
+    height: picture.height,
+  });
   image.addEventListener("error", reload, { once: true }); // its address has expired
   const label = t("gallery.open", { prompt: picture.settings.prompt });
-  const button = h("button", { type: "button", class: "gallery-item", "aria-label": label, title: picture.settings.prompt, dataset: { id: picture.id, job: picture.job }, onclick: () => open(picture) }, image);
+  const button = h(
+    "button",
+    {
+      type: "button",
+      class: "gallery-item",
+      "aria-label": label,
+      title: picture.settings.prompt,
+      dataset: { id: picture.id, job: picture.job },
+      onclick: () => open(picture),
+    },
+    image,
+  );
   property(button, "--ratio", String(picture.width / picture.height));
   return h("li", {}, button);
 }
@@ -24,8 +43,11 @@ function show() {
   const list = byId("gallery");
   for (const picture of shown) if (!items.has(picture.id)) items.set(picture.id, item(picture));
   const wanted = shown.map((picture) => items.get(picture.id));
-  if (wanted.length !== list.children.length || wanted.some((element, index) => list.children[index] !== element)) list.replaceChildren(...wanted);
-  byId("gallery-count").textContent = shown.length ? t("gallery.count", { n: `${shown.length}${next ? "+" : ""}` }) : "";
+  if (wanted.length !== list.children.length || wanted.some((element, index) => list.children[index] !== element))
+    list.replaceChildren(...wanted);
+  byId("gallery-count").textContent = shown.length
+    ? t("gallery.count", { n: `${shown.length}${next ? "+" : ""}` })
+    : "";
   foot();
   mark();
 }
@@ -33,11 +55,26 @@ function show() {
 function foot() {
   const box = byId("gallery-foot");
   box.replaceChildren();
-  if (state === "loading" && !shown.length) box.append(h("div", { class: "gallery-empty waiting", "aria-label": t("gallery.loading"), role: "status" }, Array.from({ length: 6 }, () => h("span", { class: "ghost" }))));
+  if (state === "loading" && !shown.length)
+    box.append(
+      h(
+        "div",
+        { class: "gallery-empty waiting", "aria-label": t("gallery.loading"), role: "status" },
+        Array.from({ length: 6 }, () => h("span", { class: "ghost" })),
+      ),
+    );
   else if (state === "failed" && !shown.length) {
-    box.append(h("div", { class: "gallery-empty" }, h("p", {}, t("gallery.failed")), h("button", { type: "button", class: "button slim", onclick: reload }, icon("reuse"), t("retry"))));
+    box.append(
+      h(
+        "div",
+        { class: "gallery-empty" },
+        h("p", {}, t("gallery.failed")),
+        h("button", { type: "button", class: "button slim", onclick: reload }, icon("reuse"), t("retry")),
+      ),
+    );
   } else if (!shown.length) box.append(h("p", { class: "gallery-empty faint" }, t("gallery.empty")));
-  else if (next) box.append(h("button", { type: "button", class: "button gallery-more", onclick: more }, t("gallery.more")));
+  else if (next)
+    box.append(h("button", { type: "button", class: "button gallery-more", onclick: more }, t("gallery.more")));
 }
 
 /** The pictures of the job on the canvas are outlined. */
@@ -47,7 +84,8 @@ function mark() {
   const buttons = [...byId("gallery").querySelectorAll("button")];
   buttons.forEach((button, index) => {
     button.setAttribute("aria-current", String(button.dataset.id === id));
-    button.tabIndex = button.dataset.id === id || (index === 0 && !buttons.some((each) => each.dataset.id === id)) ? 0 : -1;
+    button.tabIndex =
+      button.dataset.id === id || (index === 0 && !buttons.some((each) => each.dataset.id === id)) ? 0 : -1;
   });
 }
 
@@ -101,7 +139,14 @@ function keys(event) {
   const here = buttons.indexOf(document.activeElement);
   if (here < 0) return;
   const columns = buttons.filter((button) => button.offsetTop === buttons[0].offsetTop).length;
-  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -here, End: buttons.length - 1 - here };
+  const steps = {
+    ArrowRight: 1,
+    ArrowLeft: -1,
+    ArrowDown: columns,
+    ArrowUp: -columns,
+    Home: -here,
+    End: buttons.length - 1 - here,
+  };
   if (!(event.key in steps)) return;
   event.preventDefault();
   const place = Math.min(buttons.length - 1, Math.max(0, here + steps[event.key]));

@@ -1,8 +1,9 @@
 /** Which job is on the canvas, which others are unfinished: found again after a reload, watched until their end. */
 
 import { ApiError, job as ask, latest, unfinished, watch } from "../base/api.js";
-import { byId, h, icon, property } from "../base/dom.js";
+import { byId, h, property } from "../base/dom.js";
 import { onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { notify } from "../base/notices.js";
 import { get, isFinal, on, set } from "../base/state.js";
 import { read, write } from "../base/storage.js";
@@ -56,7 +57,10 @@ export function pictureGone(picture) {
   forget(picture);
   const job = get("job");
   if (job?.id === picture.job) {
-    set("job", job.request.num_images === 1 ? null : { ...job, pictures: job.pictures.filter((each) => each.id !== picture.id) });
+    set(
+      "job",
+      job.request.num_images === 1 ? null : { ...job, pictures: job.pictures.filter((each) => each.id !== picture.id) },
+    );
   }
 }
 
@@ -78,17 +82,31 @@ function tray() {
 }
 
 function trayItem(job) {
-  const state = job.state === "queued" ? t("tray.queued", { n: job.queue?.place ?? 1 }) : `${Math.round(100 * (job.progress?.fraction ?? 0))} %`;
+  const state =
+    job.state === "queued"
+      ? t("tray.queued", { n: job.queue?.place ?? 1 })
+      : `${Math.round(100 * (job.progress?.fraction ?? 0))} %`;
   const preview = job.previews.at(-1);
   const open = h(
     "button",
     { type: "button", class: "tray-open", onclick: () => showJob(job) },
-    preview ? h("img", { src: preview.url, alt: "", class: "picture" }) : h("span", { class: "tray-wait", "aria-hidden": "true" }),
+    preview
+      ? h("img", { src: preview.url, alt: "", class: "picture" })
+      : h("span", { class: "tray-wait", "aria-hidden": "true" }),
     h("span", { class: "tray-text" }, job.request.prompt),
     h("span", { class: "small faint code" }, state),
   );
-  const stop = { type: "button", class: "button quiet slim square", "aria-label": t("tray.cancel", { prompt: job.request.prompt }), onclick: () => stopJob(job.id).then(listUnfinished) };
-  return property(h("div", { class: "tray-item" }, open, h("button", stop, icon("close"))), "--share", String(job.progress?.fraction ?? 0));
+  const stop = {
+    type: "button",
+    class: "button quiet slim square",
+    "aria-label": t("tray.cancel", { prompt: job.request.prompt }),
+    onclick: () => stopJob(job.id).then(listUnfinished),
+  };
+  return property(
+    h("div", { class: "tray-item" }, open, h("button", stop, icon("close"))),
+    "--share",
+    String(job.progress?.fraction ?? 0),
+  );
 }
 
 async function poll() {

@@ -1,8 +1,9 @@
-/** A link that reproduces a picture: its recipe (settings, model hash, SHA-256) in the part of the address that is never sent. */
+/** A link that reproduces a picture: settings, model hash and SHA-256 in the part of the address that is never sent. */
 
-import { byId, h, icon } from "../base/dom.js";
+import { byId, h } from "../base/dom.js";
 import { loadSettings } from "../compose/drop.js";
 import { onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { notify } from "../base/notices.js";
 import { get, on } from "../base/state.js";
 import { send } from "../compose/submit.js";
@@ -13,7 +14,10 @@ let openJob = null;
 
 function encode(value) {
   const bytes = new TextEncoder().encode(JSON.stringify(value));
-  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  return btoa(String.fromCharCode(...bytes))
+    .replaceAll("+", "-")
+    .replaceAll("/", "_")
+    .replaceAll("=", "");
 }
 
 function decode(text) {
@@ -53,7 +57,8 @@ function leave() {
 function remark() {
   const model = get("model");
   if (!model) return "";
-  if (model.hash === recipe.model_hash) return h("p", { class: "remark good" }, icon("check"), t("recipe.same.model", { name: model.name }));
+  if (model.hash === recipe.model_hash)
+    return h("p", { class: "remark good" }, icon("check"), t("recipe.same.model", { name: model.name }));
   return h("p", { class: "remark warn" }, icon("warn"), t("recipe.other.model", { name: model.name }));
 }
 
@@ -67,7 +72,12 @@ function show() {
   }
   if (!recipe) return;
   const { settings, model_hash: hash = "", sha256 = "" } = recipe;
-  const facts = [t("recipe.seed", { seed: settings.seed ?? "?" }), `${settings.width}×${settings.height}`, t("recipe.model", { hash: hash.slice(0, 12) }), `SHA-256 ${[sha256].flat()[0]?.slice(0, 12)}…`];
+  const facts = [
+    t("recipe.seed", { seed: settings.seed ?? "?" }),
+    `${settings.width}×${settings.height}`,
+    t("recipe.model", { hash: hash.slice(0, 12) }),
+    `SHA-256 ${[sha256].flat()[0]?.slice(0, 12)}…`,
+  ];
   const fill = () => loadSettings(settings, t("recipe.filled"));
   box.append(
     h("p", { class: "label" }, t("recipe.title")),
@@ -77,7 +87,18 @@ function show() {
     h(
       "div",
       { class: "row tight" },
-      h("button", { type: "button", class: "button primary", id: "recipe-verify", disabled: get("model")?.hash !== hash, onclick: () => verify(recipe) }, icon("verify"), t("recipe.verify")),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button primary",
+          id: "recipe-verify",
+          disabled: get("model")?.hash !== hash,
+          onclick: () => verify(recipe),
+        },
+        icon("verify"),
+        t("recipe.verify"),
+      ),
       h("button", { type: "button", class: "button", onclick: fill }, icon("reuse"), t("recipe.fill")),
       h("button", { type: "button", class: "button quiet", onclick: leave }, t("recipe.ignore")),
     ),

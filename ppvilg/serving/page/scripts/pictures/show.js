@@ -9,7 +9,7 @@ export function shownWidth(width, height, room) {
   return Math.round(width * scale);
 }
 
-/** Puts an address into an <img> once it is loaded, so that nothing flickers; key says whether it is the same picture. */
+/** Puts an address into an <img> once it is loaded, so that nothing flickers; the key names the picture. */
 export function setPicture(image, address, key) {
   if (image.dataset.key === key) return;
   image.dataset.key = key;

@@ -1,10 +1,12 @@
 /** The canvas of one job: its pictures while they are drawn and after, what is going on, and the expert strip. */
 
 import { ApiError, cancel } from "../base/api.js";
-import { byId, h, icon, property } from "../base/dom.js";
+import { byId, h, property } from "../base/dom.js";
 import { duration, language, onLanguage, t } from "../base/i18n.js";
+import { icon } from "../base/icons.js";
 import { announce, notify } from "../base/notices.js";
 import { get, isFinal, on, set } from "../base/state.js";
+import { write } from "../base/storage.js";
 import { loadSettings } from "../compose/drop.js";
 import { wordsFor } from "../compose/examples.js";
 import { putPrompt } from "../compose/prompt.js";
@@ -48,7 +50,18 @@ function build(job, index) {
   const strip = expertStrip(job, index);
   const open = !isFinal(job) && pictureAt(job, index) ? progress() : null;
   byId("stage").replaceChildren(
-    h("div", { class: "stage-grid" }, tiles.element, h("div", { class: "about" }, h("blockquote", { class: "quote" }, job.request.prompt), side.element, open?.element ?? "")),
+    h(
+      "div",
+      { class: "stage-grid" },
+      tiles.element,
+      h(
+        "div",
+        { class: "about" },
+        h("blockquote", { class: "quote" }, job.request.prompt),
+        side.element,
+        open?.element ?? "",
+      ),
+    ),
     strip.element,
   );
   return (next) => {
@@ -65,13 +78,23 @@ function easel(job, selected) {
   const { width, height, num_images: count } = job.request;
   const { columns, room } = ROOM.find(({ most }) => count <= most);
   const tiles = Array.from({ length: count }, (_, index) => tile(job, index, selected, count));
-  const element = h("div", { class: "easel", role: "group", "aria-label": t("easel.title") }, tiles.map((each) => each.element));
+  const element = h(
+    "div",
+    { class: "easel", role: "group", "aria-label": t("easel.title") },
+    tiles.map((each) => each.element),
+  );
   property(element, "--tile", `${shownWidth(width, height, room)}px`);
   property(element, "--ratio", `${width} / ${height}`);
   property(element, "--columns", String(Math.min(columns, count)));
   const crisp = h(
     "button",
-    { type: "button", class: "button quiet slim crisp", id: "crisp", "aria-pressed": String(get("crisp")), onclick: () => set("crisp", !get("crisp")) },
+    {
+      type: "button",
+      class: "button quiet slim crisp",
+      id: "crisp",
+      "aria-pressed": String(get("crisp")),
+      onclick: () => set("crisp", !get("crisp")),
+    },
     icon("grid"),
     t("crisp"),
   );
@@ -85,7 +108,17 @@ function tile(job, index, selected, count) {
   const element =
     count === 1
       ? h("div", { class: "tile" }, inside)
-      : h("button", { type: "button", class: "tile", id: `tile-${index}`, "aria-pressed": String(index === selected), onclick: () => set("picture", index) }, inside);
+      : h(
+          "button",
+          {
+            type: "button",
+            class: "tile",
+            id: `tile-${index}`,
+            "aria-pressed": String(index === selected),
+            onclick: () => set("picture", index),
+          },
+          inside,
+        );
   const update = (next) => {
     const done = pictureAt(next, index);
     const preview = newestPreview(next, index);
@@ -104,7 +137,12 @@ function progress() {
   const title = h("p", { class: "status-title" });
   const detail = h("p", { class: "faint small" });
   const bar = h("progress", { max: "1", "aria-label": t("progress.label") });
-  const stop = h("button", { type: "button", class: "button", id: "cancel", onclick: () => stopJob(get("job").id) }, icon("close"), t("job.cancel"));
+  const stop = h(
+    "button",
+    { type: "button", class: "button", id: "cancel", onclick: () => stopJob(get("job").id) },
+    icon("close"),
+    t("job.cancel"),
+  );
   const element = h("div", { class: "status" }, title, bar, detail, stop);
   const update = (job) => {
     const { progress: at, expert, queue } = job;
@@ -124,7 +162,8 @@ function progress() {
 }
 
 function headline(job) {
-  if (job.state === "queued") return job.queue?.place > 1 ? t("queue.place", { n: job.queue.place - 1 }) : t("queue.next");
+  if (job.state === "queued")
+    return job.queue?.place > 1 ? t("queue.place", { n: job.queue.place - 1 }) : t("queue.next");
   return job.expert ? t("progress.expert", { n: job.expert.index + 1 }) : t("progress.starting");
 }
 
@@ -145,18 +184,30 @@ function finished(job, index) {
   if (job.state === "cancelled") parts.push(remark("", t("job.cancelled")));
   if (job.verification) {
     const { same, drawn } = job.verification;
-    parts.push(remark(same ? "good" : "bad", t(same ? "verify.same" : "verify.other", { hash: drawn[0]?.slice(0, 16) ?? "" }), same ? "check" : "warn"));
+    parts.push(
+      remark(
+        same ? "good" : "bad",
+        t(same ? "verify.same" : "verify.other", { hash: drawn[0]?.slice(0, 16) ?? "" }),
+        same ? "check" : "warn",
+      ),
+    );
   }
   for (const line of [...(job.warnings ?? []), ...(job.notes ?? [])]) parts.push(remark("warn", line));
   if (picture) parts.push(actions(picture, whenGone), facts(picture.settings, picture));
   else if (isFinal(job)) {
-    const again = h("button", { type: "button", class: "button", id: "again", onclick: () => loadSettings(job.request, t("reuse.done")) }, icon("reuse"), t("reuse"));
+    const again = h(
+      "button",
+      { type: "button", class: "button", id: "again", onclick: () => loadSettings(job.request, t("reuse.done")) },
+      icon("reuse"),
+      t("reuse"),
+    );
     parts.push(h("div", { class: "row" }, again), facts(job.request));
   }
   return { element: h("div", { class: "result" }, parts), update: () => {} };
 }
 
-const remark = (kind, text, name = "info") => h("p", { class: `remark ${kind}` }, icon(kind === "bad" || kind === "warn" ? "warn" : name), h("span", {}, text));
+const remark = (kind, text, name = "info") =>
+  h("p", { class: `remark ${kind}` }, icon(kind === "bad" || kind === "warn" ? "warn" : name), h("span", {}, text));
 
 // ---- nothing drawn yet ----
 
@@ -173,7 +224,11 @@ function welcome() {
     h(
       "div",
       { class: "welcome" },
-      h("div", { class: "welcome-steps", "aria-hidden": "true" }, [16, 8, 4, 2].map((size) => noise(size, size))),
+      h(
+        "div",
+        { class: "welcome-steps", "aria-hidden": "true" },
+        [16, 8, 4, 2].map((size) => noise(size, size)),
+      ),
       h("h2", {}, t("welcome.title")),
       h("p", { class: "faint" }, t("welcome.text")),
       h("div", { class: "chips" }, chips),
@@ -198,9 +253,11 @@ function tell(job) {
 export function startStage(gone) {
   whenGone = gone;
   const crisp = () => {
+    write("crisp", String(get("crisp")));
     document.documentElement.classList.toggle("crisp-pictures", get("crisp"));
     byId("crisp")?.setAttribute("aria-pressed", String(get("crisp")));
   };
+  crisp();
   on("job", show);
   on("picture", show);
   on("model", show);

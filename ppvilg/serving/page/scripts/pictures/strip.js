@@ -47,7 +47,12 @@ export function expertStrip(job, picture) {
     }),
   );
   update(job, picture);
-  const head = h("div", { class: "strip-head" }, h("h3", {}, t("strip.title.n", { n: blocks.length })), h("p", { class: "faint small" }, t("strip.hint")));
+  const head = h(
+    "div",
+    { class: "strip-head" },
+    h("h3", {}, t("strip.title.n", { n: blocks.length })),
+    h("p", { class: "faint small" }, t("strip.hint")),
+  );
   return { element: h("div", { class: "strip" }, head, list, panel), update };
 }
 
