@@ -171,6 +171,7 @@ export default {
   "progress.label": "Progress",
   "progress.expert": "Expert {n} is drawing",
   "progress.starting": "Getting ready",
+  "progress.finishing": "Finishing",
   "progress.steps": "{done} / {total} steps",
   "progress.left": "about {time} left",
   "queue.place": ({ n }) => `Waiting, ${plural(n, "job", "jobs")} ahead`,

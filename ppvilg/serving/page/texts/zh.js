@@ -149,6 +149,7 @@ export default {
   "progress.label": "进度",
   "progress.expert": "专家 {n} 正在画",
   "progress.starting": "正在准备",
+  "progress.finishing": "正在收尾",
   "progress.steps": "{done} / {total} 步",
   "progress.left": "还要约 {time}",
   "queue.place": "排队中，前面还有 {n} 件",

@@ -1,4 +1,4 @@
-/** Texts in Chinese and English: t("key", {n: 3}); markup carries data-t, data-t-label and data-t-placeholder. */
+/** Texts in Chinese and English by key, with values for {braces}; markup has data-t, data-t-label, data-t-placeholder. */
 
 import en from "../../texts/en.js";
 import zh from "../../texts/zh.js";

@@ -10,7 +10,7 @@ export function blocksOf(job, model) {
   const skipped = total - Math.min(total, Math.floor(total * share));
   const blocks = [];
   for (let step = skipped; step < total; step += 1) {
-    const timestep = (model.num_train_timesteps * (total - 1 - step)) / total;
+    const timestep = (model.num_train_timesteps * (total - step)) / total - 1;
     const expert = model.boundaries.findLastIndex((boundary) => boundary <= timestep);
     const last = blocks[blocks.length - 1];
     if (last?.expert === expert) last.steps += 1;

@@ -40,6 +40,34 @@ export function noise(columns = 16, rows = 16) {
   return canvas;
 }
 
+/** A little landscape under so much noise, 0 to 1: what drawing by denoising looks like. */
+export function clearing(share) {
+  const size = 48;
+  const canvas = h("canvas", { width: size, height: size });
+  const context = canvas.getContext("2d");
+  const sky = context.createLinearGradient(0, 0, 0, size);
+  sky.addColorStop(0, "#f3c6a5");
+  sky.addColorStop(1, "#fbeed9");
+  context.fillStyle = sky;
+  context.fillRect(0, 0, size, size);
+  disc(context, 31, 17, 8, "#c8432f");
+  disc(context, 6, 62, 30, "#7f9c86");
+  disc(context, 42, 66, 30, "#56796b");
+  const pixels = context.getImageData(0, 0, size, size);
+  pixels.data.forEach((value, index) => {
+    if (index % 4 < 3) pixels.data[index] = value * (1 - share) + share * (60 + 150 * Math.random());
+  });
+  context.putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+function disc(context, x, y, radius, colour) {
+  context.fillStyle = colour;
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.fill();
+}
+
 /** Pixels of a picture at this size: Uint8ClampedArray of RGBA. */
 export async function pixelsOf(address, width, height) {
   const image = new Image();

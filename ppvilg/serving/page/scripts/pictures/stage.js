@@ -12,7 +12,7 @@ import { wordsFor } from "../compose/examples.js";
 import { putPrompt } from "../compose/prompt.js";
 import { actions, facts } from "./actions.js";
 import { newestPreview, turnOf } from "./blocks.js";
-import { noise, setPicture, shownWidth } from "./show.js";
+import { clearing, noise, setPicture, shownWidth } from "./show.js";
 import { expertStrip } from "./strip.js";
 
 const ROOM = [
@@ -164,7 +164,8 @@ function progress() {
 function headline(job) {
   if (job.state === "queued")
     return job.queue?.place > 1 ? t("queue.place", { n: job.queue.place - 1 }) : t("queue.next");
-  return job.expert ? t("progress.expert", { n: job.expert.index + 1 }) : t("progress.starting");
+  if (job.expert) return t("progress.expert", { n: job.expert.index + 1 });
+  return t(job.progress?.steps_done ? "progress.finishing" : "progress.starting");
 }
 
 export async function stopJob(id) {
@@ -224,11 +225,7 @@ function welcome() {
     h(
       "div",
       { class: "welcome" },
-      h(
-        "div",
-        { class: "welcome-steps", "aria-hidden": "true" },
-        [16, 8, 4, 2].map((size) => noise(size, size)),
-      ),
+      h("div", { class: "welcome-steps", "aria-hidden": "true" }, [1, 0.7, 0.35, 0].map(clearing)),
       h("h2", {}, t("welcome.title")),
       h("p", { class: "faint" }, t("welcome.text")),
       h("div", { class: "chips" }, chips),
