@@ -1,0 +1,41 @@
+"""Requests that no client sends: known names with values of every kind, and JSON that breaks off."""
+
+from __future__ import annotations
+
+import json
+import random
+
+VALUES = (None, True, -1, 0, 2, 2**70, 1.5, 1e308, "", "猫", "\ud800", "\0", "x" * 5000, [], {}, [[[]]], {"a": {}})
+NAMES = tuple(
+    "prompt negative_prompt style width height num_images seed num_inference_steps guidance_scale sampler eta image "
+    "mask strength word_weights expect text resolution num inputs parameters n size stream partial_images model steps "
+    "cfg_scale styles batch_size n_iter init_images text_prompts topk taskId task_id access_token key".split()
+)
+PATHS = (
+    "/v1/jobs",
+    "/v1/knowledge",
+    "/v1/session",
+    "/v1/images/generations",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
+    "/sdapi/v1/options",
+    "/sdapi/v1/png-info",
+    "/models/tiny",
+    "/rpc/2.0/ernievilg/v1/txt2img",
+    "/rpc/2.0/ernievilg/v1/txt2imgv2",
+    "/rpc/2.0/ernievilg/v1/getImg",
+    "/rpc/2.0/ernievilg/v1/getImgv2",
+    "/rpc/2.0/ai_custom/v1/wenxinworkshop/text2image/sd_xl",
+    "/predict/ernie_vilg",
+    "/moduleApi/portal/api/oauth/token",
+    "/moduleApi/portal/api/rest/1.0/ernievilg/v1/txt2img",
+    "/younger/portal/api/rest/1.0/ernievilg/v1/getImg",
+)
+
+
+def mutated(chance: random.Random) -> tuple[str, str]:
+    """(path, body) of a request."""
+    text = json.dumps({name: chance.choice(VALUES) for name in chance.sample(NAMES, 6)})
+    if chance.random() < 0.2:
+        text = text[: chance.randrange(len(text))] + chance.choice(["", "]", "\\u", '"'])
+    return chance.choice(PATHS), text
