@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/venv.sh
 
 echo "[1/3] environment"
-ensure_venv "cpu,test${WITH_PEERS:+,peers}"
+ensure_venv "cpu,test,serve,postgres${WITH_PEERS:+,peers}"
 # Here rather than in the tests, where two processes would install at once.
 "$python" -c 'from ppvilg.emoji.objects import require_assets; require_assets()'
 echo "[2/3] ruff"

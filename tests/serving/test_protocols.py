@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ppvilg.serving.access import signing
+from ppvilg.serving.model.info import describe, read_model
 from tests.serving.running import components, model_folder, served, tiny  # noqa: F401  (fixtures)
 
 HUB = "/younger/portal/api/rest/1.0/ernievilg/v1/"
@@ -249,3 +250,11 @@ def test_a_retry_of_openai_is_not_a_second_job(client):
 def test_what_is_not_there_is_said_in_the_protocols_form(client, path, form):
     answer = client.delete(path)
     assert answer.status_code in (404, 405) and form(answer.json()), answer.text
+
+
+def test_a_model_may_say_what_it_has_learned(client):
+    model = client.get("/v1/model").json()
+    assert model["styles_learned"] is None and {shape["learned"] for shape in model["shapes"]} == {None}
+    shown = describe(read_model("emoji64"), None)
+    assert set(shown["styles_learned"]) <= set(shown["styles"])
+    assert [shape["learned"] for shape in shown["shapes"]] == [True] * 3

@@ -12,7 +12,7 @@ from pathlib import Path
 from ppvilg.files import digest_of, file_sha256
 from ppvilg.knowledge import STYLES
 
-INDEX, MANIFEST = "model_index.json", "manifest.json"
+INDEX, MANIFEST, ABOUT = "model_index.json", "manifest.json", "about.json"
 BACKENDS = ("gpu", "onednn_bfloat16", "onednn", "cpu")  # the fastest first
 SAMPLERS = ("ddim", "ddpm", "pndm", "dpmsolver++", "unipc", "euler", "euler_ancestral")
 SHAPE_NAMES = {"square": ("方图", "Square"), "portrait": ("长图", "Portrait"), "landscape": ("横图", "Landscape")}
@@ -40,6 +40,8 @@ class ModelInfo:
     key_token_weight: float
     max_length: int
     mark: bool
+    styles_learned: tuple[str, ...] | None = None  # None: the model does not say
+    shapes_learned: tuple[str, ...] | None = None
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -109,6 +111,7 @@ def read_model(name_or_folder: str) -> ModelInfo:
         key_token_weight=float(index.get("key_token_weight", 0.01)),
         max_length=int(index.get("max_length", 64)),
         mark=bool(index.get("mark", True)),
+        **_learned(folder / ABOUT),
     )
 
 
@@ -117,7 +120,9 @@ def model_hash(folder: str | os.PathLike) -> str:
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         return file_sha256(folder / MANIFEST)
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHED and path.is_file())
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in _WEIGHED and path.name != ABOUT and path.is_file()
+    )
     return digest_of([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
 
@@ -140,10 +145,18 @@ def describe(info: ModelInfo, hash: str | None) -> dict:
         "num_train_timesteps": info.num_train_timesteps,
         "size_multiple": info.size_multiple,
         "shapes": [
-            {"id": id, "zh": SHAPE_NAMES[id][0], "en": SHAPE_NAMES[id][1], "width": width, "height": height}
+            {
+                "id": id,
+                "zh": SHAPE_NAMES[id][0],
+                "en": SHAPE_NAMES[id][1],
+                "width": width,
+                "height": height,
+                "learned": None if info.shapes_learned is None else id in info.shapes_learned,
+            }
             for id, (width, height) in info.shapes.items()
         ],
         "styles": list(STYLES),
+        "styles_learned": None if info.styles_learned is None else list(info.styles_learned),
         "samplers": list(SAMPLERS),
         "defaults": {
             "num_inference_steps": info.default_num_inference_steps,
@@ -156,6 +169,14 @@ def describe(info: ModelInfo, hash: str | None) -> dict:
             "key_token_weight": info.key_token_weight,
         },
     }
+
+
+def _learned(path: Path) -> dict[str, tuple[str, ...]]:
+    """What a model says of its training in `about.json`, which may be missing."""
+    if not path.is_file():
+        return {}
+    about = _json(path)
+    return {name: tuple(about[name]) for name in ("styles_learned", "shapes_learned") if name in about}
 
 
 def _shapes(sample_size, factor: int, multiple: int) -> dict[str, tuple[int, int]]:
