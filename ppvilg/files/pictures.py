@@ -33,6 +33,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Where Pillow finds an orientation: what was turned once must not be turned again.
+_SAY_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _SIDEWAYS = (5, 6, 7, 8)
 # Pillow leaves the transparent colour of a PNG in the bit depth of the file, and gives pixels of 8 bit (PNG, 11.3.2.1).
 _TRANSPARENT_IN_8_BIT = {
@@ -70,6 +72,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
+        image.info = {key: value for key, value in image.info.items() if key not in _SAY_ORIENTATION}
     if image.mode == "F":
         raise PictureError("a picture of floating point numbers has no known range: convert it to 8 bit")
     if image.mode == "RGB" and "transparency" not in image.info:

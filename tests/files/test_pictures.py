@@ -36,6 +36,7 @@ def test_upright_as_pillow_turns_it(orientation, form):
     found = read_picture(data)
     assert found.size == expected.size == picture_size(data)
     assert np.array_equal(np.asarray(found), np.asarray(expected))
+    assert np.array_equal(np.asarray(to_rgb(found)), np.asarray(expected)), "turned twice"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
