@@ -17,9 +17,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",  # Paddle has no build for later ones
-    packages=find_packages(include=["ppvilg", "ppvilg.*"]),
+    packages=[*find_packages(include=["ppvilg", "ppvilg.*"]), "ppvilg.configs"],
+    package_dir={"ppvilg.configs": "configs"},  # recipes are found by the same names with and without a clone
     entry_points={"console_scripts": ["ppvilg = ppvilg.commands:start"]},
     package_data={
+        "ppvilg.configs": ["**/*.yml", "**/*.txt"],
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
             "evaluation/human/page/*.html",
