@@ -110,6 +110,13 @@ def install_requires() -> list[str]:
     return listed
 
 
+def installed_apart() -> list[str]:
+    """What is installed with `--no-deps` after all others on this Python and machine: nothing where all wheels are."""
+    if _all_wheels():
+        return []
+    return [each.name + each.install for each in REQUIREMENTS if each.name in WITHOUT_DEPENDENCIES]
+
+
 def is_met(requirement: Requirement, found: str) -> bool:
     """Whether `found` is in the range that is not known to fail; 0.0.0 marks a development build and passes."""
     from packaging.version import InvalidVersion, Version

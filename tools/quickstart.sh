@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # From a clean clone to pictures: installs, draws with the shipped model, trains a small one from scratch, draws with it.
 # Run it again to go on after a stop; what is done already is not done again.
+if [ -z "${BASH_VERSION:-}" ]; then echo "error: this is a script for bash: bash $0" >&2; exit 1; fi
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH= cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
 source tools/venv.sh
 
 output=output/quickstart
 # What the libraries say about their own imports.
 export PYTHONWARNINGS="ignore::UserWarning:paddle.utils.cpp_extension.extension_utils,ignore::UserWarning:_distutils_hack"
-ranks=$(($(nproc) > 1 ? 2 : 1))
+ranks=$(($(cores) > 1 ? 2 : 1))
 
 draw() { # draw MODEL FOLDER: the pictures and grid.png of an earlier run make room
     rm -rf "$2"
@@ -16,6 +17,7 @@ draw() { # draw MODEL FOLDER: the pictures and grid.png of an earlier run make r
 }
 
 echo "[1/5] environment"
+ensure_assets
 ensure_venv cpu
 
 echo "[2/5] pictures of the shipped model emoji64"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Lint and tests from a clean clone: makes .venv, installs, runs. Arguments go to pytest: bash tools/test.sh -k knowledge
 # WITH_PEERS=1 also installs PyTorch and diffusers, so that the tests that compare with them run.
+if [ -z "${BASH_VERSION:-}" ]; then echo "error: this is a script for bash: bash $0" >&2; exit 1; fi
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH= cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.."
 source tools/venv.sh
 
 echo "[1/3] environment"
+ensure_assets  # here rather than in the tests, where two processes would install at once
 ensure_venv "cpu,test,serve,postgres${WITH_PEERS:+,peers}"
-# Here rather than in the tests, where two processes would install at once.
-"$python" -c 'from ppvilg.emoji.objects import require_assets; require_assets()'
 echo "[2/3] ruff"
 "$python" -m ruff check --output-format concise .
 echo "[3/3] pytest"

@@ -6,36 +6,124 @@ fail() {
     exit 1
 }
 
-# The first interpreter that the pinned packages exist for. PYTHON=/path/to/python chooses another.
+# Of this process, whatever OMP_NUM_THREADS says, which nproc would repeat.
+cores() {
+    env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN
+}
+
+python_version() { # of an interpreter, such as 3.12; nothing if it does not run
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+is_supported() {
+    case "$(python_version "$1")" in
+        3.10 | 3.11 | 3.12 | 3.13) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+# The first interpreter that Paddle has builds for. PYTHON=/path/to/python chooses another.
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.11 python3.10}; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' 2>/dev/null; then
+    local candidate found
+    if [ -n "${PYTHON:-}" ]; then
+        found=$(python_version "$PYTHON") || fail "PYTHON=$PYTHON does not run; give the path of a Python 3.10 to 3.13"
+        is_supported "$PYTHON" || fail "PYTHON=$PYTHON is Python $found; Python 3.10 to 3.13 is needed"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.12 python3.11 python3.13 python3.10 \
+        "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.1[0-3].*/bin/python; do
+        if is_supported "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    fail "no Python 3.10 or 3.11 found (paddlenlp 2.8 cannot be installed on later ones); set PYTHON=/path/to/python3.11"
+    fail "no Python 3.10 to 3.13 found. Set PYTHON=/path/to/python, or get one, for example: sudo apt-get install" \
+        "python3 python3-venv (Debian 12 and 13, Ubuntu 22.04 and later); pyenv install 3.12; uv python install 3.12"
+}
+
+# room FOLDER MEGABYTES WHAT: stops where the disk of a folder has less.
+room() {
+    local free
+    free=$(($(df -Pk -- "$1" | awk 'END {print $4}') / 1024))
+    [ "$free" -ge "$2" ] || fail "$1 has $free MB free, $3 needs about $2: make room${4:-}"
+}
+
+make_venv() {
+    local base found wanted
+    found=$(python_version "$python" || true)
+    if [ -n "$found" ]; then
+        is_supported "$python" || fail "$PWD/.venv is of Python $found, 3.10 to 3.13 is needed: remove that folder"
+        wanted=${PYTHON:+$(python_version "$(find_python)")}
+        [ -z "$wanted" ] || [ "$wanted" = "$found" ] ||
+            fail "$PWD/.venv is of Python $found and PYTHON of $wanted: remove that folder, or unset PYTHON"
+        "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null ||
+            fail "$PWD/.venv has no pip and cannot get it: remove that folder"
+        return
+    fi
+    base=$(find_python)
+    "$base" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$base cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"
+    "$base" -m venv .venv
+}
+
+install() { # pip install ...; settings that would put packages elsewhere do not count
+    env -u PIP_USER -u PIP_TARGET -u PIP_PREFIX "$python" -m pip install -qq --disable-pip-version-check --no-user "$@" ||
+        fail "pip could not install $extras; the messages above say why, then run this script again$(proxy_hint)"
+}
+
+proxy_hint() {
+    local name
+    for name in https_proxy HTTPS_PROXY all_proxy ALL_PROXY; do
+        case "${!name:-}" in
+            '') continue ;;
+            socks*) echo ". $name names a SOCKS proxy, which pip cannot use: unset it, or name an http:// one" ;;
+            *) echo ". A proxy is set by $name: if it does not answer, pip finds no distribution" ;;
+        esac
+        return
+    done
+}
+
+# The font and the names that data are rendered from: found, installed where root may, or asked for before other work.
+ensure_assets() {
+    local any=$PWD/.venv/bin/python
+    is_supported "$any" || any=$(find_python)
+    "$any" -c '
+import runpy, sys
+try:
+    runpy.run_path("ppvilg/emoji/objects.py")["require_assets"]()
+except FileNotFoundError as error:
+    sys.exit(f"error: {error}")'
 }
 
 ensure_venv() {
-    local extras=$1 base stamp wanted
+    local extras=$1 stamp wanted needed apart
     unset PYTHONPATH PYTHONHOME
     python=$PWD/.venv/bin/python
-    if ! "$python" -m pip --version >/dev/null 2>&1; then
-        base=$(find_python)
-        "$base" -c 'import ensurepip, venv' 2>/dev/null ||
-            fail "$base cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"
-        "$base" -m venv --clear .venv
-    fi
+    make_venv
     stamp=.venv/installed-${extras//,/-}
     wanted="$PWD $(cat setup.py ppvilg/_versions.py | sha256sum)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    echo "      installing ppvilg[$extras] into $PWD/.venv (2.4 GB, about two minutes the first time)"
-    "$python" -m pip install -qq --disable-pip-version-check -e ".[$extras]" ||
-        fail "pip could not install ppvilg[$extras]; the messages above say why, then run this script again"
-    "$python" -m pip check
+    needed=$((2600 - $(du -sk .venv | awk '{print $1}') / 1024))
+    if [ "$needed" -gt 100 ]; then
+        room "$PWD" "$needed" "the environment"
+        room "${TMPDIR:-/tmp}" $((needed / 2)) "pip" ", or set TMPDIR to another folder"
+    fi
+    echo "      installing ppvilg[$extras] into $PWD/.venv (2.4 GB, two to five minutes the first time)"
+    install -e ".[$extras]"
+    # What later Pythons get without its own requirements; see ppvilg/_versions.py.
+    apart=$("$python" -c 'import runpy; print(*runpy.run_path("ppvilg/_versions.py")["installed_apart"]())')
+    if [ -n "$apart" ]; then
+        # shellcheck disable=SC2086  # a list of words
+        install --no-deps $apart
+    fi
+    "$python" -c '
+import sys
+from ppvilg._versions import describe, find_problems
+problems = find_problems()
+sys.exit(describe(problems) if problems else 0)' ||
+        fail "what is in $PWD/.venv does not fit together: follow the lines above, or remove that folder"
     echo "$wanted" >"$stamp"
 }
