@@ -8,15 +8,12 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import paddle
-import PIL.Image
 from ppdiffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, PNDMScheduler
 from ppdiffusers.image_processor import PipelineImageInput, VaeImageProcessor
 
@@ -29,6 +26,9 @@ from ppvilg.inference import (
 from ppvilg.knowledge import MARKS, TextKnowledge, apply_style, truncation_warning
 from ppvilg.models import MoDEUNet2DConditionModel, expert_index, vae_scale_factor
 
+from .arguments import _one_each, _picture_size
+from .canvas import Canvas
+from .denoising import Conditioning, Drawing, _evaluating
 from .noise import Generator, NoiseSource
 from .published import published_components
 from .queue import joined, split_into_batches
@@ -36,40 +36,6 @@ from .schedulers import start_scheduler
 from .zoo import forget_paths, resolve
 
 OUTPUT_TYPES = ("pil", "np", "pd", "latent")
-
-
-class Conditioning(NamedTuple):
-    """What the denoiser is told about the prompts."""
-
-    hidden_states: paddle.Tensor  # (N, L, D)
-    key_token_weights: paddle.Tensor  # (N, L)
-
-
-class Canvas(NamedTuple):
-    """Where the loop starts, and what inpainting keeps."""
-
-    timesteps: list[paddle.Tensor]
-    latents: paddle.Tensor  # (N, C, h, w), as noisy as timesteps[0]
-    noise: paddle.Tensor | None = None  # (N, C, h, w)
-    pixels: paddle.Tensor | None = None  # (N, 3, H, W) in [0, 1], the given picture
-    known: paddle.Tensor | None = None  # (N, C, h, w), its latents
-    mask: paddle.Tensor | None = None  # (N, 1, H, W), 1 = repaint
-    latent_mask: paddle.Tensor | None = None  # (N, 1, h, w), 1 = repaint
-
-
-@dataclass
-class Drawing:
-    """A batch of pictures between prompt and decoder; `step` of canvas.timesteps are done."""
-
-    canvas: Canvas
-    latents: paddle.Tensor  # (N, C, h, w), as noisy as canvas.timesteps[step]
-    positive: Conditioning
-    negative: Conditioning
-    scales: list[float]
-    noise: NoiseSource
-    eta: float
-    callback: Callable | None
-    step: int = 0
 
 
 class ErnieViLG2Pipeline(DiffusionPipeline):
@@ -586,35 +552,3 @@ class ErnieViLG2Pipeline(DiffusionPipeline):
         if canvas.mask is not None:
             pixels = paddle.where(canvas.mask > 0, pixels, canvas.pixels)
         return VaeImageProcessor(do_normalize=False).postprocess(pixels, output_type)
-
-
-def _one_each(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
-    if len(values) != count:
-        raise ValueError(f"{name} has {len(values)} entries for {count} prompts")
-    if not all(entry is None or isinstance(entry, str) for entry in values):
-        raise ValueError(f"{name} must be a text or a list of texts, got {value!r}")
-    return values
-
-
-def _picture_size(image) -> tuple[int, int]:
-    """(height, width) of the first of the pictures in any of the accepted forms."""
-    first = image[0] if isinstance(image, (list, tuple)) else image
-    if isinstance(first, PIL.Image.Image):
-        return first.height, first.width
-    height, width = first.shape[-2:] if isinstance(first, paddle.Tensor) else first.shape[-3:-1]
-    return int(height), int(width)
-
-
-@contextlib.contextmanager
-def _evaluating(*layers) -> Iterator[None]:
-    """Puts layers in evaluation mode, and what was training back into training."""
-    layers = [layer for layer in layers if isinstance(layer, paddle.nn.Layer)]  # not what stands in for an exported one
-    training = [sublayer for layer in layers for sublayer in layer.sublayers(include_self=True) if sublayer.training]
-    for sublayer in training:
-        sublayer.training = False
-    try:
-        yield
-    finally:
-        for sublayer in training:
-            sublayer.training = True
