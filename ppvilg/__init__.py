@@ -9,6 +9,7 @@ import importlib
 
 from ppvilg._registration import register as _register
 from ppvilg._runtime import find_home as _find_home
+from ppvilg._runtime import make_matrix_products_exact as _make_matrix_products_exact
 from ppvilg._runtime import use_avx2_on_amd as _use_avx2_on_amd
 from ppvilg._versions import VERSION as __version__
 
@@ -40,4 +41,5 @@ def __dir__() -> list[str]:
 
 _find_home()
 _use_avx2_on_amd()
+_make_matrix_products_exact()
 _register()

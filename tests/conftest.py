@@ -12,9 +12,10 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 # What ppvilg._runtime.prepare_cpu() does for the tools, here without importing paddle for tests that need none.
 os.environ.setdefault("FLAGS_use_stride_kernel", "0")
 # The same for AMD processors, where Paddle's matrix library is otherwise four times slower.
-from ppvilg._runtime import use_avx2_on_amd  # noqa: E402
+from ppvilg._runtime import make_matrix_products_exact, use_avx2_on_amd  # noqa: E402
 
 use_avx2_on_amd()
+make_matrix_products_exact()
 
 LIBRARIES: list = []  # what a library of operators defined goes when it goes
 

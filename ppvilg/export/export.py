@@ -23,8 +23,8 @@ from ppvilg.inference.paddle_engine import Predictor, program_version
 from ppvilg.inference.runtime import exported_components, exported_unet
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
+from ppvilg.pipelines.loading import STABLE_DIFFUSION_SCHEDULE
 from ppvilg.pipelines.zoo import forget_paths
-from ppvilg.pipelines.published import STABLE_DIFFUSION_SCHEDULE
 
 from . import proof
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part

@@ -12,6 +12,7 @@ from .text import (
     strip_marks,
     tag,
     truncation_warning,
+    unknown_words_warning,
 )
 from .vision import (
     COMPLETION,
@@ -44,4 +45,5 @@ __all__ = [
     "strip_marks",
     "tag",
     "truncation_warning",
+    "unknown_words_warning",
 ]

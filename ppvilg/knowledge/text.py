@@ -259,6 +259,7 @@ class EncodedText:
     key_token_weights: np.ndarray  # (N, L) float32
     truncated: list[bool]
     dropped: list[str]  # what truncation cut off, "" where nothing
+    unknown: list[list[str]]  # characters and words that the vocabulary lacks, in their order
 
 
 def truncation_warning(encoded: EncodedText) -> str | None:
@@ -268,6 +269,14 @@ def truncation_warning(encoded: EncodedText) -> str | None:
         return None
     length = encoded.input_ids.shape[1]
     return f"longer than the text encoder's {length} tokens, the end is ignored ({'; '.join(parts)})"
+
+
+def unknown_words_warning(encoded: EncodedText) -> str | None:
+    """Sentence that tells a user which words the model cannot read, None when it knows all."""
+    parts = [f"text {index}: {' '.join(words)}" for index, words in enumerate(encoded.unknown) if words]
+    if not parts:
+        return None
+    return f"has words that the model's vocabulary lacks and that it cannot draw ({'; '.join(parts)})"
 
 
 class TextKnowledge:
@@ -324,6 +333,7 @@ class TextKnowledge:
             key_token_weights=np.array([row[2] for row in rows], dtype=np.float32).reshape(count, length),  # (N, L)
             truncated=[bool(row[3]) for row in rows],
             dropped=[row[3] for row in rows],
+            unknown=[list(row[4]) for row in rows],
         )
 
     def _encode_one(self, text: str, apply: bool, tags: Tags | None) -> tuple:
@@ -348,7 +358,23 @@ class TextKnowledge:
         )
         for array in row:
             array.setflags(write=False)
-        return (*row, dropped)
+        return (*row, dropped, self.unknown_words(text))
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Characters and words of a text that the vocabulary lacks, each once, in their order.
+
+        Latin words that it can only spell letter by letter count among them: the model never met them as words.
+        """
+        tokenizer, found = self.tokenizer, []
+        for part in _TOKEN_PATTERN.split(text):
+            if _TOKEN_PATTERN.fullmatch(part):
+                continue
+            for word in tokenizer.basic_tokenizer.tokenize(part):
+                pieces = tokenizer.wordpiece_tokenizer.tokenize(word)
+                spelled = len(word) > 1 and word.isalpha() and all(len(piece.lstrip("#")) == 1 for piece in pieces)
+                if (tokenizer.unk_token in pieces or spelled) and word not in found:
+                    found.append(word)
+        return tuple(found)
 
     def _knowing_tokens(self, text: str, tags: Tags | None) -> tuple[list[str], list[float]]:
         """Tokens with marks, and their weights."""

@@ -7,6 +7,7 @@ attention map is never touched: fused attention kernels and exported graphs keep
 from __future__ import annotations
 
 import paddle
+from paddle import nn
 from ppdiffusers.models.attention_processor import Attention
 
 MAP_BYTES = 4 * 2**20  # of attention maps that a block of queries writes, so that they stay in a processor's cache
@@ -53,6 +54,39 @@ class KeyWeightedAttnProcessor:
         if encoder_hidden_states is not None and key_token_weights is not None:
             attn = _ScaledValues(attn, key_token_weights)
         return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+
+
+def with_key_weights(processor):
+    """A processor inside a KeyWeightedAttnProcessor, unless it takes the weights itself."""
+    if isinstance(processor, (KeyWeightedAttnProcessor, QueryBlockAttnProcessor)):
+        return processor
+    return KeyWeightedAttnProcessor(processor)
+
+
+class KeyWeightedAttention(Attention):
+    """A stock `Attention` that keeps key-token weights whichever processor it is given, by whichever stock switch.
+
+    An existing layer becomes one by its `__class__`; parameters and names stay.
+    """
+
+    def set_processor(self, processor, _remove_lora: bool = False) -> None:
+        """Sets the processor that does the arithmetic."""
+        super().set_processor(with_key_weights(processor), _remove_lora)
+
+
+def named_attention(model: nn.Layer) -> dict[str, Attention]:
+    """Attention layers of a model by the names that stock `attn_processors` have."""
+    return {f"{name}.processor": layer for name, layer in model.named_sublayers() if isinstance(layer, Attention)}
+
+
+def set_processors(model: nn.Layer, processor) -> None:
+    """One processor for all attention layers, or a dict named as `named_attention`; ValueError: other names."""
+    layers = named_attention(model)
+    if isinstance(processor, dict) and processor.keys() != layers.keys():
+        wrong = min(processor.keys() ^ layers.keys())
+        raise ValueError(f"processors must be named as the {len(layers)} attention layers, {wrong!r} is not in both")
+    for name, layer in layers.items():
+        layer.set_processor(processor[name] if isinstance(processor, dict) else processor)
 
 
 class _SharedContext:

@@ -23,7 +23,8 @@ from safetensors.numpy import save_file
 
 from ppvilg.files import refuse_pickles
 
-from .attention import KeyWeightedAttnProcessor
+from .attention import KeyWeightedAttention, named_attention
+from .timesteps import use_whole_vectors
 from .upsampling import use_tile_upsampling
 
 _STOCK_DEFAULTS = {
@@ -55,12 +56,12 @@ def stock_config(config: Mapping) -> dict:
 
 
 def as_expert(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Gives a stock UNet key-weighted attention and tile upsampling; parameter names and values stay."""
-    for layer in unet.sublayers():
-        processor = getattr(layer, "processor", None)
-        if processor is not None and not isinstance(processor, KeyWeightedAttnProcessor):
-            layer.set_processor(KeyWeightedAttnProcessor(processor))
+    """Gives a stock UNet key-weighted attention, tile upsampling and whole-vector timesteps; names and values stay."""
+    for layer in named_attention(unet).values():
+        layer.__class__ = KeyWeightedAttention
+        layer.set_processor(layer.processor)
     use_tile_upsampling(unet)
+    use_whole_vectors(unet)
     # a path on the machine that loaded the weights has no business in the files saved from here
     unet._internal_dict = FrozenDict({k: v for k, v in unet.config.items() if k != "_name_or_path"})
     return unet

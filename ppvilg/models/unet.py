@@ -19,6 +19,7 @@ from ppdiffusers.configuration_utils import ConfigMixin, register_to_config
 from ppdiffusers.models.unet_2d_condition import UNet2DConditionOutput
 from ppdiffusers.utils import CONFIG_NAME
 
+from .attention import named_attention, set_processors
 from .expert_files import (
     Staging,
     as_expert,
@@ -111,6 +112,15 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
     def loaded_experts(self) -> list[int]:
         """Numbers of the experts in memory."""
         return [k for k, expert in enumerate(self.experts) if not isinstance(expert, AbsentExpert)]
+
+    @property
+    def attn_processors(self) -> dict:
+        """Attention processors of the experts in memory by name."""
+        return {name: layer.processor for name, layer in named_attention(self).items()}
+
+    def set_attn_processor(self, processor) -> None:
+        """One processor for all attention layers or a dict as `attn_processors`; key-token weights stay around it."""
+        set_processors(self, processor)
 
     def expecting(self, timesteps: Iterable) -> contextlib.AbstractContextManager:
         """A context in which calls will come at these timesteps, in this order.

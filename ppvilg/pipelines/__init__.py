@@ -2,6 +2,8 @@
 
 import ppvilg._needs_paddle  # noqa: F401
 
+from .arguments import Arguments
+from .denoising import Conditioning, Drawing, ErnieViLG2PipelineOutput
 from .images import make_grid, read_metadata, save_png
 from .noise import NoiseSource
 from .opening import open_pipeline
@@ -12,7 +14,11 @@ from .zoo import ZOO, resolve, save_fp16, zoo_folder
 __all__ = [
     "SCHEDULERS",
     "ZOO",
+    "Arguments",
+    "Conditioning",
+    "Drawing",
     "ErnieViLG2Pipeline",
+    "ErnieViLG2PipelineOutput",
     "NoiseSource",
     "build_scheduler",
     "make_grid",

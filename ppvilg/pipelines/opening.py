@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import paddle
+from ppdiffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from ppvilg.inference import BACKENDS, is_bundle
 
@@ -13,6 +14,8 @@ from .pipeline import ErnieViLG2Pipeline
 from .zoo import INDEX, ZOO, resolve
 
 DEFAULT_BACKEND = "onednn"
+# So that ppdiffusers' AutoPipelineForText2Image.from_pretrained opens a folder of ours.
+AUTO_TEXT2IMAGE_PIPELINES_MAPPING["ernie-vilg2"] = ErnieViLG2Pipeline
 
 
 def open_pipeline(

@@ -6,9 +6,12 @@ import importlib.resources
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from ppvilg.files import damage_of
 
 ZOO = {"emoji64": "one to three emoji on plain backgrounds, 64x64, 64x96 and 96x64 pixels, Chinese prompts"}
 INDEX = "model_index.json"
@@ -44,6 +47,32 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
     if folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a pipeline folder: it has no {INDEX}")
     raise FileNotFoundError(f"{name!r} is neither a folder nor a model of the zoo ({', '.join(ZOO)})")
+
+
+def check_weights(folder: Path, given: Mapping) -> None:
+    """ValueError names the first weight file of a pipeline folder that is a Git LFS pointer, empty or cut off.
+
+    given: components that are not read from the folder.
+    """
+    for file in sorted(folder.rglob("*.safetensors")):
+        if file.relative_to(folder).parts[0] not in given and not _is_whole(file):
+            raise ValueError(damage_of(file))
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    with open(file, "rb") as opened:
+        start = opened.read(8)
+        length = int.from_bytes(start, "little")
+        size = file.stat().st_size
+        if len(start) < 8 or 8 + length > size:
+            return False
+        try:
+            header = json.loads(opened.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+            return False
+    return size == 8 + length + max(ends, default=0)
 
 
 def forget_paths(folder: Path) -> None:

@@ -105,7 +105,7 @@ def test_numpy_generator_is_drawn_from_in_turn():
     [
         ([1, 2, 3], ValueError, "3 entries for 2"),
         (-1, ValueError, "negative"),
-        ("state", TypeError, "no effect on a CPU"),
+        ("state", TypeError, "must be a seed .*got str 'state'"),
         (True, TypeError, "must be a seed"),
     ],
 )
@@ -141,7 +141,9 @@ def test_only_the_experts_of_the_visited_timesteps_run(pipeline, monkeypatch, sc
         monkeypatch.setattr(expert, "forward", lambda *a, k=k, f=forward, **b: called.append(k) or f(*a, **b))
     pipeline.scheduler = build_scheduler(scheduler, pipeline.scheduler.config)
     draw(pipeline, num_inference_steps=8)
-    assert called == [min(int(t) // 25, 3) for t in pipeline.scheduler.timesteps.numpy()]
+    own = build_scheduler(scheduler, pipeline.scheduler.config)
+    own.set_timesteps(8)
+    assert called == [min(int(t) // 25, 3) for t in own.timesteps.numpy()]
     assert len(set(called)) == 4
     called.clear()
     draw(pipeline, num_inference_steps=8, image=picture(), strength=0.25)
@@ -230,7 +232,7 @@ def test_callback_sees_every_step_and_may_change_the_latents(pipeline):
         return {"latents": paddle.zeros_like(tensors["latents"])}
 
     images = draw(pipeline, callback_on_step_end=replace)
-    assert seen == [(i, int(t), [1, 4, 8, 8]) for i, t in enumerate(pipeline.scheduler.timesteps)]
+    assert seen == [(i, timestep, [1, 4, 8, 8]) for i, timestep in enumerate([66, 33, 0])]
     blank = pipeline.decode_latents(paddle.zeros([1, 4, 8, 8])).transpose([0, 2, 3, 1]).numpy()
     assert np.array_equal(images, blank)
     assert np.array_equal(draw(pipeline, callback_on_step_end=lambda *_: None), draw(pipeline))
@@ -317,7 +319,7 @@ def test_inpainting_keeps_the_unmasked_pixels(pipeline, scheduler, strength):
         ({"output_type": "jpeg"}, "pil, np, pd, latent"),
         ({"strength": 0.5}, "need an image"),
         ({"image": picture(), "strength": 1.5}, "strength must be"),
-        ({"image": picture(size=(18, 16))}, "width=18"),
+        ({"image": picture(size=(18, 3))}, "image of 18x3 pixels is smaller than 4x4"),
         ({"image": [picture(), picture(), picture()]}, "1 or 1 pictures"),
         ({"image": np.full((16, 16, 3), 255, dtype=np.uint8)}, r"must be in \[0, 1\]"),
         ({"image": picture(), "latents": paddle.zeros([1, 4, 8, 8])}, "not both"),

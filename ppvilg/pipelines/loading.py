@@ -1,0 +1,146 @@
+"""Pipelines from folders, bundles and published weights, and back to folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from paddlenlp.transformers import ErnieModel, ErnieTokenizer
+from ppdiffusers import AutoencoderKL, DDIMScheduler
+
+from ppvilg.files import refuse_pickles
+from ppvilg.inference import check_pipeline_folder, exported_components, load_resident_unet, resident_exported_unet
+from ppvilg.knowledge import add_marks
+from ppvilg.models import MoDEUNet2DConditionModel
+
+from .zoo import check_weights, forget_paths, resolve
+
+# The noise schedule of Stable Diffusion 1, for UNet folders that come without a scheduler.
+STABLE_DIFFUSION_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+class Loading:
+    """How ErnieViLG2Pipeline is read and written."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        max_resident_experts: int | None = None,
+        subfolder: str | None = None,
+        **kwargs,
+    ) -> Loading:
+        """Loads a pipeline folder or a model of the zoo by name; never touches the network and runs no pickle.
+
+        max_resident_experts: at most so many experts in memory, read just ahead of the steps that need them (all).
+        FileNotFoundError and ValueError name what is missing, damaged, or not allowed in such a folder.
+        """
+        name = pretrained_model_name_or_path
+        folder = resolve(name if subfolder is None else Path(name) / subfolder)
+        check_pipeline_folder(folder)
+        check_weights(folder, given=kwargs)
+        if max_resident_experts is not None:
+            dtype = kwargs.get("paddle_dtype")
+            kwargs["unet"] = load_resident_unet(folder / "unet", max_resident_experts, dtype)
+        return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def from_exported(
+        cls,
+        folder: str | os.PathLike,
+        backend: str = "onednn",
+        max_resident_experts: int | None = None,
+        threads: int | None = None,
+    ) -> Loading:
+        """The same pipeline over the static graphs of an export bundle (tools/export.py), hashes verified.
+
+        backend: "cpu", "onednn", "onednn_bfloat16" or "gpu", one that the bundle was proven on.
+        max_resident_experts: as in `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
+        FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
+        """
+        unet = None
+        if max_resident_experts is not None:
+            unet = resident_exported_unet(folder, max_resident_experts, backend, threads)
+        return cls(**exported_components(folder, backend, unet, threads))
+
+    @classmethod
+    def from_published(
+        cls,
+        ernie: str | os.PathLike = "ernie-3.0-base-zh",
+        *,
+        unet: str | os.PathLike,
+        vae: str | os.PathLike,
+        scheduler: str | os.PathLike | None = None,
+        from_diffusers: bool = True,
+        num_experts: int = 1,
+        **config,
+    ) -> Loading:
+        """An untrained mixture from published weights: ERNIE gets the marks, one UNet becomes every expert.
+
+        ernie: folder or PaddleNLP name; unet, vae, scheduler: folders in diffusers' format (Paddle's with
+        from_diffusers=False; without a scheduler the noise schedule of Stable Diffusion 1). config: mark, max_length...
+        """
+        return cls(**published_components(ernie, unet, vae, scheduler, from_diffusers, num_experts), **config)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Writes every component (safetensors) and model_index.json, without the paths they were loaded from.
+
+        ValueError for an exported pipeline: its bundle is what it is on disk.
+        """
+        if self.is_exported:
+            raise ValueError("an exported pipeline has no weights to save: copy the folder of its bundle instead")
+        super().save_pretrained(os.fspath(save_directory), **kwargs)
+        forget_paths(Path(save_directory))
+
+    def __setattr__(self, name: str, value) -> None:
+        components = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+        if name in components and name in self.__dict__ and value is not None:
+            # The base class would write only the top package of a replaced component to model_index.json.
+            del self.__dict__[name]
+            self.register_modules(**{name: value})
+        else:
+            super().__setattr__(name, value)
+
+
+def published_components(
+    ernie: str | os.PathLike,
+    unet: str | os.PathLike,
+    vae: str | os.PathLike,
+    scheduler: str | os.PathLike | None,
+    from_diffusers: bool,
+    num_experts: int,
+) -> dict:
+    """Components of an ErnieViLG2Pipeline: marks added to ERNIE, the UNet copied into every expert."""
+    for name, folder in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
+        if folder is not None and not os.path.isdir(folder):
+            raise FileNotFoundError(f"{name}: {os.fspath(folder)!r} is not a folder")
+        if folder is not None:
+            refuse_pickles(folder)
+    if scheduler is None:
+        noise_schedule = DDIMScheduler(**STABLE_DIFFUSION_SCHEDULE)
+    else:
+        noise_schedule = DDIMScheduler.from_pretrained(os.fspath(scheduler))
+    tokenizer = ErnieTokenizer.from_pretrained(os.fspath(ernie))
+    text_encoder = ErnieModel.from_pretrained(os.fspath(ernie))
+    text_encoder.eval()
+    add_marks(tokenizer, text_encoder)
+    return {
+        "vae": AutoencoderKL.from_pretrained(os.fspath(vae), from_diffusers=from_diffusers),
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "unet": MoDEUNet2DConditionModel.from_stock(
+            unet,
+            from_diffusers=from_diffusers,
+            num_experts=num_experts,
+            num_train_timesteps=noise_schedule.config.num_train_timesteps,
+        ),
+        "scheduler": noise_schedule,
+    }
