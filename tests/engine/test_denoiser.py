@@ -315,12 +315,13 @@ def test_latents_made_on_the_way_are_those_of_the_cache(run, prepare, monkeypatc
         exact = [batch for _, batch in zip(range(3), uncached.batches(0))]
     drawn = next(uncached.batches(0))
     for one, other in zip(build_stage(run).batches(0), exact):
-        np.testing.assert_allclose(one.latents, other.latents, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one.latents, other.latents, rtol=1e-3, atol=1e-6)  # float16 on disk
         for name in ("indices", "noise", "timesteps", "input_ids", "key_token_weights", "loss_weights"):
             assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
     assert np.abs(drawn.latents - exact[0].latents).max() > 1e-3
 
 
 def test_cached_latents_have_unit_variance(run):
-    values = np.concatenate([np.asarray(array).reshape(-1) for array in run.training_latents.arrays.values()])
+    cache = run.training_latents
+    values = np.concatenate([cache.latents(int(cache.buckets[i]), np.array([i])).reshape(-1) for i in range(len(cache))])
     assert values.std() == pytest.approx(1.0, rel=0.2)
