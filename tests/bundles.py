@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from tests.pipelines.conftest import CAPTIONS, components  # noqa: F401  (components: a fixture)
@@ -31,11 +33,17 @@ def tiny(components):  # noqa: F811
     return built
 
 
+# Those that were installed: the others are extras of the package.
+BACKENDS = ["cpu", "onednn", *(name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name))]
+
+
 @pytest.fixture(scope="session")
 def bundle(tiny, tmp_path_factory):
-    """The export of `tiny`; tests must leave it as it is."""
+    """The export of `tiny` for every back end of a CPU; tests must leave it as it is."""
     from ppvilg.export import export_pipeline
 
     folder = tmp_path_factory.mktemp("export") / "tiny"
-    export_pipeline(tiny, folder, prompts=PROMPTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        export_pipeline(tiny, folder, BACKENDS, prompts=PROMPTS)
     return folder

@@ -33,6 +33,7 @@ COMMANDS = {
     "train-detector": Command("ppvilg.commands.train_detector", "train and measure the judge of the emoji world"),
     "evaluate": Command("ppvilg.commands.evaluate", "measure a model by a recipe"),
     "export": Command("ppvilg.commands.export", "export a model as static graphs, proven against the model"),
+    "prove": Command("ppvilg.commands.prove", "prove a bundle on this machine, and time its back ends"),
     "serve": Command("ppvilg.commands.serve", "serve a model: a page and an API"),
 }
 

@@ -1,4 +1,4 @@
-"""Export a model as static graphs for Paddle Inference, proven against the model itself before anything is kept.
+"""Export a model as static graphs, proven against the model itself before anything is kept.
 
 ppvilg export --model emoji64 --output output/export/emoji64
 ppvilg infer -m output/export/emoji64 --prompt 蓝色背景上的一辆红色出租车
@@ -12,6 +12,7 @@ from pathlib import Path
 from ppvilg.files import read_lines, shipped_folder
 
 from .arguments import add_device, new_parser, use_device
+from .backend_arguments import add_backend_settings, backend_options
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +27,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=["cpu", "onednn"],
         metavar="BACKEND",
-        help="what to prove it on: cpu, onednn, onednn_bfloat16, gpu (cpu onednn)",
+        help="what to prove it on: cpu, onednn, onnxruntime, openvino, with _bfloat16 where they have it; gpu... (cpu "
+        "onednn). Paddle's own graphs are written for cpu, onednn and gpu, ONNX for the others",
     )
     parser.add_argument(
         "--weights",
@@ -42,23 +44,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--from-diffusers", action="store_true", help="a stock UNet folder in PyTorch's layout")
     add_device(parser)
+    add_backend_settings(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     use_device(arguments.device)
-    from ppvilg.export import export_model
+    from ppvilg.export import export_model, report
+    from ppvilg.inference import machine_name, read_proofs
 
     manifest = export_model(
         arguments.model,
         arguments.output,
-        backends=arguments.backends,
+        backends=[backend_options(name, arguments) for name in arguments.backends],
         prompts=read_lines(arguments.prompt_file or shipped_folder() / "prompts" / "quickstart.txt"),
         size=arguments.size and arguments.size[::-1],
         weights=arguments.weights,
         from_diffusers=arguments.from_diffusers,
     )
-    print(manifest.report())
+    print(report(manifest, read_proofs(arguments.output)[machine_name()]))
     print(f"bundle: {arguments.output.resolve()}")
     return 0

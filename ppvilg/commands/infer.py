@@ -41,7 +41,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="start from this picture (PNG, JPEG, WebP)")
     parser.add_argument("--mask-image", type=Path, help="repaint --image where this is white")
     parser.add_argument("--strength", type=float, help="how far --image is taken back to noise, 0 to 1")
-    parser.add_argument("--backend", help="of an export bundle: cpu, onednn, onednn_bfloat16, gpu (onednn)")
+    parser.add_argument("--backend", help="of an export bundle (the fastest that is proven on this machine)")
     parser.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
     add_device(parser)
     parser.add_argument("--output", type=Path, default=Path("output/infer"), help="folder for the PNGs (%(default)s)")
@@ -107,12 +107,10 @@ def settings_of(arguments: argparse.Namespace, pipeline) -> dict:
 def describe(arguments: argparse.Namespace, pipeline) -> dict:
     """What a picture says of its making besides the settings."""
     import ppvilg
-    from ppvilg.inference import is_bundle
-    from ppvilg.pipelines.opening import DEFAULT_BACKEND
 
     return {
         "model": arguments.model,
-        "backend": (arguments.backend or DEFAULT_BACKEND) if is_bundle(arguments.model) else None,
+        "backend": getattr(pipeline.vae, "backend", None),
         "scheduler": type(pipeline.scheduler).__name__,
         "ppvilg": ppvilg.__version__,
         "image": arguments.image and str(arguments.image),

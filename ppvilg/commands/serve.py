@@ -31,7 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     drawing.add_argument("--workers", type=int, default=1, help="worker processes (%(default)s)")
     drawing.add_argument("--worker-only", action="store_true", help="draw for a server elsewhere that shares the store")
     drawing.add_argument("--slots", type=int, default=8, help="pictures that share a step (%(default)s)")
-    drawing.add_argument("--backend", help="of a bundle (the fastest that it was proven on)")
+    drawing.add_argument("--backend", help="of a bundle (the fastest that is proven on this machine)")
     drawing.add_argument("--device", help="cpu, gpu, gpu:1 (Paddle's own choice)")
     drawing.add_argument("--threads", type=int, help="of the CPU, per worker (all cores)")
     drawing.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
@@ -117,12 +117,12 @@ def _worker(arguments: argparse.Namespace, settings):
     """Settings of the worker processes, and the filter; the log is open from here on."""
     from ppvilg.serving.logs import log_to
     from ppvilg.serving.model.hooks import load_filter
-    from ppvilg.serving.model.info import fastest_backend, read_model
+    from ppvilg.serving.model.info import read_model
     from ppvilg.serving.store import sqlite_url
     from ppvilg.serving.store.folder import DataFolder
     from ppvilg.serving.worker.settings import WorkerSettings
 
-    info = read_model(arguments.model)
+    read_model(arguments.model)  # what cannot be served is said here, not by every worker
     picture_filter = load_filter(arguments.filter)
     folder = DataFolder(arguments.data)
     log_file = {None: str(arguments.data / "service.log"), "-": None}.get(arguments.log_file, arguments.log_file)
@@ -133,7 +133,7 @@ def _worker(arguments: argparse.Namespace, settings):
         data=str(arguments.data),
         database=settings.database or sqlite_url(folder.database),
         slots=arguments.slots,
-        backend=arguments.backend or (fastest_backend(info.folder) if info.is_bundle else None),
+        backend=arguments.backend,
         device=arguments.device,
         threads=arguments.threads,
         max_resident_experts=arguments.max_resident_experts,

@@ -1,6 +1,7 @@
-"""Export: a model as static graphs, each proven against the model itself before a bundle is named."""
+"""Export: a model as static graphs, proven against the model itself before a bundle is named, and again anywhere."""
 
 from .export import export_experts, export_model, export_pipeline
-from .proof import ProofError
+from .prove import prove_bundle, report
+from .tolerances import ProofError
 
-__all__ = ["ProofError", "export_experts", "export_model", "export_pipeline"]
+__all__ = ["ProofError", "export_experts", "export_model", "export_pipeline", "prove_bundle", "report"]

@@ -17,20 +17,36 @@ from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.utils import CONFIG_NAME
 from tqdm import tqdm
 
-from ppvilg.inference.backends import require_backend
-from ppvilg.inference.manifest import GRAPH, WEIGHTS, Manifest, installed_versions, stored
-from ppvilg.inference.paddle_engine import Predictor, program_version
-from ppvilg.inference.runtime import exported_components, exported_unet
+from ppvilg.inference.engines import engine_module, require_backend
+from ppvilg.inference.engines.paddle_inference import program_version
+from ppvilg.inference.manifest import GRAPH, ONNX, PROOF, TRAJECTORY, WEIGHTS, Manifest, installed_versions, stored
+from ppvilg.inference.options import BackendOptions, as_options
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
 from ppvilg.pipelines.loading import STABLE_DIFFUSION_SCHEDULE
 from ppvilg.pipelines.zoo import forget_paths
 
-from . import proof
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part
-from .proof import BFLOAT16_TOLERANCE, PART_TOLERANCE, PICTURE_TOLERANCE, ProofError
+from .onnx_graph import require_converter
+from .proof_cases import (
+    Case,
+    autoencoder_cases,
+    denoise,
+    expert_cases,
+    latent_case,
+    outputs_of,
+    proof_sizes,
+    save_cases,
+    save_tensors,
+    text_cases,
+)
+from .prove import draw, prove_bundle
+from .tolerances import PICTURE_TOLERANCE, largest_error
+from .weights import stored_weights
 
 DEFAULT_PROMPTS = ("蓝色背景上的一辆出租车", "白色背景上的一只猫", "左边是一只兔子，右边是一棵松树", "三只企鹅，水彩")
+DEFAULT_BACKENDS = ("cpu", "onednn")
+Backends = Sequence[str | BackendOptions]
 _PIPELINE_KEYS = (
     "mark",
     "key_token_weight",
@@ -41,56 +57,10 @@ _PIPELINE_KEYS = (
 )
 
 
-class Exporter:
-    """Exports one model; see `export_pipeline` and `export_experts`."""
-
-    def __init__(self, folder: Path, manifest: Manifest, backends: Sequence[str]) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self.backends = list(backends)
-        manifest.proof = {backend: {"parts": {}} for backend in backends}
-
-    def add(self, plan: Plan, cases: list, progress: tqdm) -> None:
-        """Writes a part and proves it on every back end."""
-        progress.set_postfix_str(f"writing {plan.name}")
-        # Before the layer is traced: what runs after that might be the graph.
-        references, rounding = proof.reference_outputs(plan, cases, self.manifest.weights)
-        part = write_part(plan, self.folder, self.manifest.weights)
-        self.manifest.parts[plan.name] = part
-        self.manifest.program_version = program_version(self.folder / plan.name / GRAPH)
-        progress.update()
-        for backend in self.backends:
-            progress.set_postfix_str(f"proving {plan.name} on {backend}")
-            # No name for the predictor: one of a large part must be gone before the next back end's is made
-            found = proof.outputs(Predictor(self.folder / plan.name, backend), cases)
-            measured = {"max_error": proof.largest_error(found, references)}
-            error, tolerance = measured["max_error"], PART_TOLERANCE
-            if proof.in_bfloat16(backend):
-                error = measured["rms_error"] = proof.largest_error(found, references, proof.root_mean_square)
-                tolerance = BFLOAT16_TOLERANCE["part_rms"]
-            if not error <= tolerance:
-                raise ProofError(
-                    f"{plan.name} on backend {backend!r} is off by {error:.3g} of its output's standard deviation "
-                    f"(allowed: {tolerance:g}); nothing was written"
-                )
-            measured |= {"max_error_of_rounded_weights": rounding, "cases": len(cases)}
-            self.manifest.proof[backend]["parts"][plan.name] = measured
-            progress.update()
-
-    def record(self, backend: str, name: str, worst: float, limit: float, **about) -> None:
-        """Notes what a trajectory measured; ProofError if it is more than allowed."""
-        if not worst <= limit:
-            raise ProofError(
-                f"the trajectory of {proof.STEPS} steps on backend {backend!r} ends {worst:.3g} off ({name}, allowed: "
-                f"{limit:g}) although every part is within tolerance; nothing was written"
-            )
-        self.manifest.proof[backend]["trajectory"] = {"steps": proof.STEPS, name: worst, **about}
-
-
 def export_model(
     model: str | os.PathLike,
     output: str | os.PathLike,
-    backends: Sequence[str] = ("cpu", "onednn"),
+    backends: Backends = DEFAULT_BACKENDS,
     prompts: Sequence[str] = DEFAULT_PROMPTS,
     size: tuple[int, int] | None = None,
     weights: str = "float32",
@@ -100,7 +70,7 @@ def export_model(
 
     from_diffusers: the stock UNet is in PyTorch diffusers' layout. Otherwise as `export_pipeline`, `export_experts`.
     """
-    _check_output(Path(output), backends)
+    _check_request(Path(output), backends, weights)
     config = Path(model) / CONFIG_NAME
     if not config.is_file():
         return export_pipeline(ErnieViLG2Pipeline.from_pretrained(model), output, backends, prompts, size, weights)
@@ -117,7 +87,7 @@ def export_model(
 def export_pipeline(
     pipeline: ErnieViLG2Pipeline,
     output: str | os.PathLike,
-    backends: Sequence[str] = ("cpu", "onednn"),
+    backends: Backends = DEFAULT_BACKENDS,
     prompts: Sequence[str] = DEFAULT_PROMPTS,
     size: tuple[int, int] | None = None,
     weights: str = "float32",
@@ -129,32 +99,27 @@ def export_pipeline(
 
     Raises:
         ProofError: a part or the trajectory is over tolerance; nothing was written.
-        FileExistsError: `output` is there already. ValueError: a back end is missing here.
+        FileExistsError: `output` is there already. ValueError: a back end is missing here, or a part has an operator
+            that ONNX lacks.
     """
     if not prompts:
         raise ValueError("prompts is empty: name at least one whose picture is compared")
-    with _staged(output, backends) as folder:
+    with _staged(output, backends, weights) as folder:
         manifest = _describe(pipeline.unet, pipeline, weights)
-        exporter = Exporter(folder, manifest, backends)
         pipeline.scheduler.save_pretrained(str(folder / "scheduler"))
         pipeline.tokenizer.save_pretrained(str(folder / "tokenizer"))
         forget_paths(folder)
-        plans = _pipeline_plans(pipeline, prompts)
-        with tqdm(total=len(plans) * (1 + len(backends)) + 1 + len(backends), desc="export", unit="step") as progress:
-            for plan, cases in plans:
-                exporter.add(plan, cases, progress)
-            _check_smaller(manifest)
-            _store_other_files(folder, manifest)
-            manifest.write(folder)
-            _prove_pictures(exporter, pipeline, prompts, size, progress)
-        manifest.write(folder)
+        _write_parts(folder, manifest, _pipeline_plans(pipeline, prompts), backends)
+        pictures = draw(pipeline, prompts, size)  # (N, H, W, 3)
+        manifest.trajectory = {"prompts": list(prompts), "size": size and list(size)}
+        _finish(folder, manifest, backends, {"pictures": pictures})
     return manifest
 
 
 def export_experts(
     unet: MoDEUNet2DConditionModel,
     output: str | os.PathLike,
-    backends: Sequence[str] = ("cpu", "onednn"),
+    backends: Backends = DEFAULT_BACKENDS,
     latent_size: tuple[int, int] | None = None,
     weights: str = "float32",
 ) -> Manifest:
@@ -162,25 +127,58 @@ def export_experts(
 
     latent_size: (h, w) of the latents of the trajectory (None: the model's own).
     """
-    with _staged(output, backends) as folder:
+    with _staged(output, backends, weights) as folder:
         manifest = _describe(unet, None, weights)
-        exporter = Exporter(folder, manifest, backends)
-        steps = unet.num_experts * (1 + len(backends)) + 1 + len(backends)
-        with tqdm(total=steps, desc="export", unit="step") as progress:
-            for plan, cases in _expert_plans(unet, None):
-                exporter.add(plan, cases, progress)
-            _check_smaller(manifest)
-            manifest.write(folder)
-            _prove_latents(exporter, unet, latent_size, progress)
-        manifest.write(folder)
+        _write_parts(folder, manifest, _expert_plans(unet, None), backends)
+        size = latent_size or proof_sizes(unet.sample_size, 1)[0]
+        schedule = STABLE_DIFFUSION_SCHEDULE | {"num_train_timesteps": unet.num_train_timesteps}
+        noise, text = latent_case((1, unet.in_channels, *size), unet.config.unet["cross_attention_dim"])
+        latents = denoise(unet, schedule, noise, text)
+        manifest.trajectory = {"scheduler": schedule}
+        _finish(folder, manifest, backends, {"noise": noise.numpy(), "text": text.numpy(), "latents": latents})
     return manifest
 
 
+def _write_parts(folder: Path, manifest: Manifest, plans: list[tuple[Plan, list[Case]]], backends: Backends) -> None:
+    """Graphs of every part in the formats that the back ends run, and what they are to give."""
+    formats = _formats(backends)
+    with tqdm(plans, desc="export", unit="part") as progress:
+        for plan, cases in progress:
+            progress.set_postfix_str(plan.name)
+            # Before the layer is traced: what runs after that might be the graph.
+            with stored_weights(plan.layer, manifest.weights):
+                expected = outputs_of(plan.layer, cases)
+            save_cases(folder / PROOF / f"{plan.name}.safetensors", cases, expected)
+            part = write_part(plan, folder, manifest.weights, formats)
+            if manifest.weights != "float32":
+                part.rounding_error = largest_error(expected, outputs_of(plan.layer, cases))
+            manifest.parts[plan.name] = part
+            if GRAPH in formats:
+                manifest.program_version = program_version(folder / plan.name / GRAPH)
+    _check_smaller(manifest)
+
+
+def _finish(folder: Path, manifest: Manifest, backends: Backends, trajectory: dict[str, np.ndarray]) -> None:
+    """What the whole is to give, the manifest, and the proof on this machine."""
+    save_tensors(folder / PROOF / f"{TRAJECTORY}.safetensors", trajectory)
+    for file in sorted(file for name in ("scheduler", "tokenizer", PROOF) for file in (folder / name).rglob("*")):
+        if file.is_file():
+            manifest.files[file.relative_to(folder).as_posix()] = stored(file)
+    manifest.write(folder)
+    prove_bundle(folder, backends)
+
+
+def _formats(backends: Backends) -> list[str]:
+    """Which graphs these back ends run, of GRAPH and ONNX."""
+    files = {file for backend in backends for file in engine_module(as_options(backend)).FILES}
+    return [each for each in (GRAPH, ONNX) if each in files]
+
+
 @contextlib.contextmanager
-def _staged(output: str | os.PathLike, backends: Sequence[str]) -> Iterator[Path]:
+def _staged(output: str | os.PathLike, backends: Backends, weights: str) -> Iterator[Path]:
     """A hidden folder beside `output` that takes its name when the block ends without an error, and else goes."""
     output = Path(output)
-    _check_output(output, backends)
+    _check_request(output, backends, weights)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-unproven-", dir=output.absolute().parent))
     folder.chmod(0o755)
@@ -191,19 +189,23 @@ def _staged(output: str | os.PathLike, backends: Sequence[str]) -> Iterator[Path
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_output(output: Path, backends: Sequence[str]) -> None:
+def _check_request(output: Path, backends: Backends, weights: str) -> None:
     if not backends:
         raise ValueError("backends is empty: name at least one to prove the export on")
+    if weights not in PICTURE_TOLERANCE:
+        raise ValueError(f"weights must be one of {', '.join(PICTURE_TOLERANCE)}, got {weights!r}")
     for backend in backends:
-        require_backend(backend)
+        require_backend(as_options(backend))
+    if ONNX in _formats(backends):
+        require_converter()
+        if weights != "float32":
+            raise ValueError(f"weights stored as {weights} are for Paddle Inference alone, whose graphs widen them")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there already: give another output, or remove it")
 
 
 def _describe(unet: MoDEUNet2DConditionModel, pipeline: ErnieViLG2Pipeline | None, weights: str) -> Manifest:
     """The manifest before anything is exported."""
-    if weights not in PICTURE_TOLERANCE:
-        raise ValueError(f"weights must be one of {', '.join(PICTURE_TOLERANCE)}, got {weights!r}")
     routing = {key: unet.config[key] for key in ("num_experts", "boundaries", "num_train_timesteps")}
     routing["boundaries"] = list(routing["boundaries"])
     components = {"unet": {**routing, "unet": dict(unet.config.unet)}}
@@ -220,13 +222,13 @@ def _describe(unet: MoDEUNet2DConditionModel, pipeline: ErnieViLG2Pipeline | Non
 def _pipeline_plans(pipeline: ErnieViLG2Pipeline, prompts: Sequence[str]) -> list[tuple[Plan, list]]:
     """Every part of a pipeline with the inputs it is proven on."""
     prompt_ids = pipeline.text_knowledge.encode(list(prompts)).input_ids
-    text = proof.text_cases(pipeline.text_encoder.config.vocab_size, pipeline.config.max_length, prompt_ids)
+    text = text_cases(pipeline.text_encoder.config.vocab_size, pipeline.config.max_length, prompt_ids)
     plans = [(text_encoder_plan(pipeline.text_encoder), text)]
     multiple = pipeline.size_multiple // pipeline.vae_scale_factor
-    sizes = proof.proof_sizes(pipeline.unet.sample_size, multiple)
+    sizes = proof_sizes(pipeline.unet.sample_size, multiple)
     for plan in autoencoder_plans(pipeline.vae):
         factor = pipeline.vae_scale_factor if plan.name == "vae_encoder" else 1
-        plans.append((plan, proof.autoencoder_cases(plan, [(h * factor, w * factor) for h, w in sizes])))
+        plans.append((plan, autoencoder_cases(plan.inputs[0].shape[1], [(h * factor, w * factor) for h, w in sizes])))
     with paddle.no_grad():
         prompt_states = tuple(pipeline.encode_prompt(list(prompts)))
     return plans + _expert_plans(pipeline.unet, prompt_states)
@@ -234,9 +236,9 @@ def _pipeline_plans(pipeline: ErnieViLG2Pipeline, prompts: Sequence[str]) -> lis
 
 def _expert_plans(unet: MoDEUNet2DConditionModel, prompts: tuple | None) -> list[tuple[Plan, list]]:
     multiple = 2 ** (len(unet.config.unet["block_out_channels"]) - 1)
-    sizes = proof.proof_sizes(unet.sample_size, multiple)
+    sizes = proof_sizes(unet.sample_size, multiple)
     return [
-        (expert_plan(expert, k), proof.expert_cases(expert, block, sizes, prompts))
+        (expert_plan(expert, k), expert_cases(expert, block, sizes, prompts))
         for k, (expert, block) in enumerate(zip(unet.experts, pairwise(unet.boundaries)))
     ]
 
@@ -252,41 +254,3 @@ def _check_smaller(manifest: Manifest) -> None:
             f"weights stored as {manifest.weights} take {found} bytes, {found / whole:.0%} of float32: this model has "
             "too few large matrices, export it with weights 'float32'; nothing was written"
         )
-
-
-def _store_other_files(folder: Path, manifest: Manifest) -> None:
-    """Hashes of tokenizer and scheduler."""
-    for file in sorted(file for name in ("scheduler", "tokenizer") for file in (folder / name).rglob("*")):
-        if file.is_file():
-            manifest.files[file.relative_to(folder).as_posix()] = stored(file)
-
-
-def _prove_pictures(exporter: Exporter, pipeline: ErnieViLG2Pipeline, prompts, size, progress: tqdm) -> None:
-    """Pictures of the prompts by the dygraph pipeline and by the bundle on every back end."""
-    progress.set_postfix_str(f"{len(prompts)} pictures, dygraph")
-    expected = proof.draw(pipeline, prompts, size)
-    progress.update()
-    for backend in exporter.backends:
-        progress.set_postfix_str(f"{len(prompts)} pictures, {backend}")
-        exported = ErnieViLG2Pipeline(**exported_components(exporter.folder, backend))
-        errors = proof.picture_errors(proof.draw(exported, prompts, size), expected)
-        about = {"pictures": len(prompts), "size": list(expected.shape[1:3]), "mean": float(np.mean(errors))}
-        limit = proof.picture_tolerance(exporter.manifest.weights, backend)
-        exporter.record(backend, "max_mean_pixel_error", max(errors), limit, **about)
-        progress.update()
-
-
-def _prove_latents(exporter: Exporter, unet: MoDEUNet2DConditionModel, latent_size, progress: tqdm) -> None:
-    """Latents after 20 steps by the dygraph experts and by the bundle on every back end."""
-    size = latent_size or proof.proof_sizes(unet.sample_size, 1)[0]
-    settings = STABLE_DIFFUSION_SCHEDULE | {"num_train_timesteps": unet.num_train_timesteps}
-    arguments = settings, (1, unet.in_channels, *size), unet.config.unet["cross_attention_dim"]
-    progress.set_postfix_str("trajectory, dygraph")
-    expected = proof.denoise(unet, *arguments)
-    progress.update()
-    for backend in exporter.backends:
-        progress.set_postfix_str(f"trajectory, {backend}")
-        error = proof.relative_error(proof.denoise(exported_unet(exporter.folder, backend), *arguments), expected)
-        limit = proof.latent_tolerance(exporter.manifest.weights, backend)
-        exporter.record(backend, "max_latent_error", error, limit, latent_size=list(size))
-        progress.update()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from paddle.static import InputSpec
 from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.models.attention_processor import Attention
 
-from ppvilg.inference.manifest import GRAPH, WEIGHTS, Part, Port, stored
+from ppvilg.inference.manifest import GRAPH, ONNX, Part, Port, stored
 from ppvilg.models import use_tile_upsampling
 from ppvilg.models.attention import QueryBlockAttnProcessor, query_blocks
 from ppvilg.models.expert_files import expert_folder_name
 
+from .onnx_graph import write_onnx
 from .weights import stored_weights
 
 
@@ -62,6 +65,7 @@ class _Expert(nn.Layer):
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
+        self.whole_attention = False
 
     def forward(self, sample, timestep, encoder_hidden_states, key_token_weights):
         return self._trace(sample, timestep, encoder_hidden_states, key_token_weights)  # (N, C, h, w)
@@ -69,7 +73,7 @@ class _Expert(nn.Layer):
     # Traced as it runs, not rewritten: rewritten, the stock forward would decide on unknown sizes in the graph.
     @paddle.jit.not_to_static
     def _trace(self, sample, timestep, encoder_hidden_states, key_token_weights):
-        with _any_size(self.unet), _queries_in_blocks(self.unet):
+        with _any_size(self.unet), _queries_in_blocks({} if self.whole_attention else query_blocks_of(self.unet)):
             attention = {"key_token_weights": key_token_weights}
             return self.unet(
                 sample, timestep, encoder_hidden_states, cross_attention_kwargs=attention, return_dict=False
@@ -86,9 +90,8 @@ def _any_size(unet: UNet2DConditionModel) -> Iterator[None]:
         unet.num_upsamplers = upsamplers
 
 
-@contextlib.contextmanager
-def _queries_in_blocks(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Lets self-attention over many tokens take its queries in blocks, by the model's own size.
+def query_blocks_of(unet: UNet2DConditionModel) -> dict[Attention, int]:
+    """The self-attention layers that take their queries in blocks under Paddle Inference, by the model's own size.
 
     A level of the UNet has multiples of 4 ** (levels below it) tokens whatever the size, as callers check.
     """
@@ -97,18 +100,45 @@ def _queries_in_blocks(unet: UNet2DConditionModel) -> Iterator[None]:
     places = [*enumerate(unet.down_blocks), *((levels - 1 - i, block) for i, block in enumerate(unet.up_blocks))]
     if unet.mid_block is not None:
         places.append((levels - 1, unet.mid_block))
-    replaced = []
+    found = {}
     for level, block in places:
         for attn in (layer for layer in block.sublayers() if isinstance(layer, Attention)):
             blocks = query_blocks(height * width // 4**level, attn.heads, 4 ** (levels - 1 - level))
             if blocks > 1 and QueryBlockAttnProcessor.fits(attn):
-                replaced.append((attn, attn.processor))
-                attn.set_processor(QueryBlockAttnProcessor(attn.processor, blocks))
+                found[attn] = blocks
+    return found
+
+
+@contextlib.contextmanager
+def _queries_in_blocks(blocks: dict[Attention, int]) -> Iterator[None]:
+    """Lets these layers take their queries in so many blocks."""
+    processors = {attn: attn.processor for attn in blocks}
+    for attn, count in blocks.items():
+        attn.set_processor(QueryBlockAttnProcessor(attn.processor, count))
     try:
         yield
     finally:
-        for attn, processor in replaced:
+        for attn, processor in processors.items():
             attn.set_processor(processor)
+
+
+class _FourDimensionalGroupNorm(nn.GroupNorm):
+    """A group norm of (N, C, L) that computes on (N, C, L, 1), which is all that paddle2onnx knows."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return super().forward(x.unsqueeze(-1)).squeeze(-1) if x.ndim == 3 else super().forward(x)
+
+
+@contextlib.contextmanager
+def _four_dimensional_norms(layer: nn.Layer) -> Iterator[None]:
+    norms = [norm for norm in layer.sublayers() if type(norm) is nn.GroupNorm]
+    for norm in norms:
+        norm.__class__ = _FourDimensionalGroupNorm
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.__class__ = nn.GroupNorm
 
 
 def expert_plan(unet: UNet2DConditionModel, index: int) -> Plan:
@@ -143,15 +173,38 @@ def autoencoder_plans(vae: nn.Layer) -> list[Plan]:
     ]
 
 
-def write_part(plan: Plan, folder: Path, weights: str = "float32") -> Part:
-    """Writes folder/<part>/inference.json and .pdiparams, with weights stored as `weights`."""
+def write_part(plan: Plan, folder: Path, weights: str = "float32", formats: Sequence[str] = (GRAPH,)) -> Part:
+    """Writes folder/<part>/ with weights stored as `weights`.
+
+    formats: GRAPH for inference.json and .pdiparams, ONNX for model.onnx, or both. ValueError: the part has an operator
+    that ONNX lacks.
+    """
     place = folder / plan.name
     place.mkdir()
     plan.layer.eval()
-    specs = [InputSpec(port.shape, port.dtype, port.name) for port in plan.inputs]
-    traced = paddle.jit.to_static(plan.layer, input_spec=specs, full_graph=True)
     nbytes = sum(parameter.size * parameter.element_size() for parameter in plan.layer.parameters())
-    with paddle.no_grad(), stored_weights(plan.layer, weights):
-        paddle.jit.save(traced, str((place / GRAPH).with_suffix("")))
-    traced.forward.rollback()  # or calls of the layer would run the graph from now on
-    return Part({name: stored(place / name) for name in (GRAPH, WEIGHTS)}, plan.inputs, plan.outputs, nbytes)
+    if GRAPH in formats:
+        _trace(plan, place, weights)
+    if ONNX in formats:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            source = Path(name, plan.name)
+            if GRAPH in formats and not (isinstance(plan.layer, _Expert) and query_blocks_of(plan.layer.unet)):
+                shutil.copytree(place, source)
+            else:
+                source.mkdir()
+                _trace(plan, source, weights, whole_attention=True)
+            write_onnx(source, place, plan.inputs, plan.outputs)
+    files = {file.name: stored(file) for file in sorted(place.iterdir())}
+    return Part(files, plan.inputs, plan.outputs, nbytes)
+
+
+def _trace(plan: Plan, place: Path, weights: str, whole_attention: bool = False) -> None:
+    """Writes the static graph of a part; whole_attention: for engines that have an operator for it."""
+    specs = [InputSpec(port.shape, port.dtype, port.name) for port in plan.inputs]
+    plan.layer.whole_attention = whole_attention
+    traced = paddle.jit.to_static(plan.layer, input_spec=specs, full_graph=True)
+    try:
+        with paddle.no_grad(), stored_weights(plan.layer, weights), _four_dimensional_norms(plan.layer):
+            paddle.jit.save(traced, str((place / GRAPH).with_suffix("")))
+    finally:
+        traced.forward.rollback()  # or calls of the layer would run the graph from now on

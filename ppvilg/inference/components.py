@@ -20,9 +20,9 @@ Graph = Callable[..., list[paddle.Tensor]]  # one part of a bundle: tensors in, 
 class ExportedExpert(nn.Layer):
     """One exported expert with the call signature of UNet2DConditionModel."""
 
-    def __init__(self, predictor: Graph, size_multiple: int) -> None:
+    def __init__(self, graph: Graph, size_multiple: int) -> None:
         super().__init__()
-        self.predictor = predictor
+        self.graph = graph
         self.size_multiple = size_multiple
         self.dtype = paddle.float32
         self.eval()
@@ -54,19 +54,19 @@ class ExportedExpert(nn.Layer):
             weights = paddle.ones([count, length], "float32")
         timestep = paddle.to_tensor(timestep).cast("float32").reshape([-1]).expand([count])  # (N,)
         inputs = (sample, timestep, encoder_hidden_states, weights)
-        output = self.predictor(*(tensor.cast("float32") for tensor in inputs))[0]  # (N, C, h, w)
+        output = self.graph(*(tensor.cast("float32") for tensor in inputs))[0]  # (N, C, h, w)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
 
 class ExportedTextEncoder:
     """An exported ErnieModel: token ids (N, L) -> (states (N, L, D), pooled (N, D))."""
 
-    def __init__(self, predictor: Graph, config: dict) -> None:
-        self.predictor = predictor
+    def __init__(self, graph: Graph, config: dict) -> None:
+        self.graph = graph
         self.config = ErnieConfig.from_dict(dict(config))
 
     def __call__(self, input_ids: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        return tuple(self.predictor(input_ids.cast("int64")))
+        return tuple(self.graph(input_ids.cast("int64")))
 
 
 class ExportedAutoencoder:
@@ -74,8 +74,9 @@ class ExportedAutoencoder:
 
     dtype = paddle.float32
 
-    def __init__(self, open_encoder, decoder: Graph, config: dict) -> None:
+    def __init__(self, open_encoder: Callable[[], Graph], decoder: Graph, config: dict, backend: str) -> None:
         self._open_encoder = open_encoder
+        self.backend = backend
         self.decoder = decoder
         self.config = FrozenDict(config)
 

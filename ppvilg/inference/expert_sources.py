@@ -20,9 +20,9 @@ from ppvilg.files import damage_of
 from ppvilg.models.expert_files import expert_folder_name
 from ppvilg.models.unet import MoDEUNet2DConditionModel
 
-from .manifest import read_manifest
-from .paddle_engine import check_readable
-from .runtime import check_proven, open_expert
+from .manifest import Manifest
+from .options import BackendOptions
+from .runtime import open_expert
 
 _STORED = {"F32": np.float32, "F16": np.float16}  # dtypes of safetensors that experts are streamed from
 
@@ -87,7 +87,7 @@ class DygraphExperts:
 
 
 class ExportedExperts:
-    """Experts of an export bundle under Paddle Inference; an expert that is retired gives its memory back first.
+    """Experts of an export bundle; an expert that is retired gives its memory back first.
 
     Files are verified by their hashes when they are first read, and again when they were touched since.
 
@@ -97,21 +97,18 @@ class ExportedExperts:
 
     dtype = paddle.float32
 
-    def __init__(self, folder: str | os.PathLike, backend: str = "onednn", threads: int | None = None) -> None:
-        self.folder, self.backend, self.threads = Path(folder), backend, threads
-        self.manifest = read_manifest(self.folder)
-        check_readable(self.manifest, self.folder)
-        check_proven(self.folder, self.manifest, backend)
-        self.num_experts = self.manifest.components["unet"]["num_experts"]
+    def __init__(self, folder: Path, manifest: Manifest, options: BackendOptions) -> None:
+        self.folder, self.manifest, self.options = folder, manifest, options
+        self.num_experts = manifest.components["unet"]["num_experts"]
         self._verified: dict[int, list] = {}
 
     def load(self, index: int, retired: nn.Layer | None) -> nn.Layer:
-        """Expert `index` in a predictor of its own."""
+        """Expert `index` over a graph of its own."""
         if retired is not None:
-            retired.predictor = None
+            retired.graph = None
         state = self._file_state(index)
         checked = self._verified.get(index) == state
-        expert = open_expert(self.folder, self.manifest, index, self.backend, self.threads, verified=checked)
+        expert = open_expert(self.folder, self.manifest, index, self.options, verified=checked)
         self._verified[index] = state
         return expert
 

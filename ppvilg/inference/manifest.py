@@ -1,10 +1,12 @@
-"""manifest.json of an export bundle: which parts there are, how they fit together, hashes, and what was measured.
+"""manifest.json of an export bundle: which parts there are, how they fit together, hashes.
 
 ```
 bundle/
   manifest.json
-  text_encoder/ vae_encoder/ vae_decoder/ expert_00/ ...   inference.json + inference.pdiparams each
+  text_encoder/ vae_encoder/ vae_decoder/ expert_00/ ...   inference.json + inference.pdiparams, model.onnx: one or both
   tokenizer/ scheduler/                                    as in a pipeline folder
+  proof/                                                   inputs, and what the model itself gave for them
+  proofs/                                                  what was measured, one file a machine; not in the manifest
 ```
 """
 
@@ -23,12 +25,15 @@ from .trusted import SCHEDULER_FILES, TOKENIZER_FILES
 
 FILE = "manifest.json"
 FORMAT = "ppvilg-export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GRAPH, WEIGHTS = "inference.json", "inference.pdiparams"
-PART_FILES = (GRAPH, WEIGHTS)
+ONNX, ONNX_WEIGHTS = "model.onnx", "model.onnx.data"  # weights are in the first unless they are large
+PROOF, PROOFS, TRAJECTORY = "proof", "proofs", "trajectory"
+PART_FILES = (GRAPH, WEIGHTS, ONNX, ONNX_WEIGHTS)
 OTHER_FILES = (*(f"tokenizer/{name}" for name in TOKENIZER_FILES), *(f"scheduler/{name}" for name in SCHEDULER_FILES))
 _PART_NAME = re.compile(r"text_encoder|vae_encoder|vae_decoder|expert_\d{2,}")
-_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "ppdiffusers")
+_PROOF_NAME = re.compile(rf"{PROOFS}/[\w.-]+\.json")
+_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "ppdiffusers", "paddle2onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Part:
     inputs: list[Port]
     outputs: list[Port]
     weight_bytes: int  # in memory, in the dtype the graph computes in
+    rounding_error: float = 0.0  # of narrower stored weights: the largest, over the output's standard deviation
 
 
 @dataclass
@@ -64,8 +70,8 @@ class Manifest:
 
     routing: num_experts, boundaries, num_train_timesteps. components: configs of unet, vae and text_encoder.
     pipeline: the other arguments of ErnieViLG2Pipeline. weights: how they are stored ("float32", "float16", "int8");
-    graphs compute in float32 whatever it is. proof: per back end, the errors that were measured before the bundle got
-    its name. files: those outside of the parts.
+    graphs compute in float32 whatever it is. trajectory: what is drawn to prove the whole. files: those outside of the
+    parts.
     """
 
     versions: dict[str, str]
@@ -77,7 +83,7 @@ class Manifest:
     pipeline: dict | None = None  # None: a bundle of experts alone
     parts: dict[str, Part] = field(default_factory=dict)
     files: dict[str, Stored] = field(default_factory=dict)
-    proof: dict[str, dict] = field(default_factory=dict)
+    trajectory: dict = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes folder/manifest.json."""
@@ -88,23 +94,6 @@ class Manifest:
         """Every file of the bundle but the manifest, by its path inside the bundle."""
         own = {f"{name}/{file}": entry for name, part in self.parts.items() for file, entry in part.files.items()}
         return own | self.files
-
-    def report(self) -> str:
-        """What was measured, for people: one line per part, one column per back end."""
-        lines = [f"{'max error / std':20}" + "".join(f"{backend:>16}" for backend in self.proof)]
-        for name in self.parts:
-            errors = [measured["parts"][name]["max_error"] for measured in self.proof.values()]
-            lines.append(f"{name:20}" + "".join(f"{error:16.2e}" for error in errors))
-        for backend, measured in self.proof.items():
-            about = ", ".join(f"{key} {_short(value)}" for key, value in measured["trajectory"].items())
-            lines.append(f"trajectory, {backend}: {about}")
-        size = sum(file.bytes for part in self.parts.values() for file in part.files.values())
-        lines.append(f"weights stored as {self.weights}, {size / 2**20:.1f} MiB in {len(self.parts)} parts")
-        return "\n".join(lines)
-
-
-def _short(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -136,14 +125,14 @@ def _read(file: Path) -> Manifest:
         parts = {name: _part(part) for name, part in content.pop("parts").items()}
         files = {name: Stored(**stored) for name, stored in content.pop("files").items()}
         return Manifest(**content, parts=parts, files=files)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file} is incomplete or has unknown entries ({error}): export the model again") from None
 
 
 def _part(content: dict) -> Part:
     files = {name: Stored(**stored) for name, stored in content["files"].items()}
     inputs, outputs = ([Port(**port) for port in content[key]] for key in ("inputs", "outputs"))
-    return Part(files, inputs, outputs, content["weight_bytes"])
+    return Part(files, inputs, outputs, int(content["weight_bytes"]), float(content["rounding_error"]))
 
 
 def is_bundle(folder: str | os.PathLike) -> bool:
@@ -158,6 +147,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         if not _PART_NAME.fullmatch(name):
             raise ValueError(f"{folder / FILE} lists the part {name!r}, which no bundle has: export the model again")
     known = {f"{part}/{file}" for part in manifest.parts for file in PART_FILES} | set(OTHER_FILES)
+    known |= {f"{PROOF}/{name}.safetensors" for name in (*manifest.parts, TRAJECTORY)}
     for name in listed.keys() - known:
         raise ValueError(f"{folder / FILE} lists {name!r}, which no bundle has: export the model again")
     here = folder.resolve()
@@ -165,7 +155,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for name, path in found.items():
         if path.is_symlink() and not path.resolve().is_relative_to(here):
             raise ValueError(f"{path} is a link that leaves the bundle: put the file itself there")
-        if not path.is_dir() and name != FILE and name not in listed:
+        if not (path.is_dir() or name == FILE or name in listed or _PROOF_NAME.fullmatch(name)):
             raise ValueError(f"{path} is not listed in {FILE}: remove it, or get the bundle from another source")
     for name in listed.keys() - found.keys():
         raise FileNotFoundError(f"{folder / name} is missing from the export bundle: copy it again, or export again")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 
 import paddle
 from paddle import nn
@@ -21,6 +22,9 @@ from paddle import nn
 from ppvilg.models.unet import AbsentExpert, MoDEUNet2DConditionModel
 
 from .expert_sources import DygraphExperts, Expert, ExpertSource, ExportedExperts
+from .manifest import Manifest
+from .options import BackendOptions
+from .runtime import Backend, open_bundle
 
 
 @dataclass
@@ -181,11 +185,18 @@ def load_resident_unet(
 
 
 def resident_exported_unet(
-    folder: str | os.PathLike, max_resident_experts: int, backend: str = "onednn", threads: int | None = None
+    folder: str | os.PathLike, max_resident_experts: int, backend: Backend = None, threads: int | None = None
 ) -> MoDEUNet2DConditionModel:
     """The mixture of an export bundle with at most `max_resident_experts` of its experts in memory."""
-    source = ExportedExperts(folder, backend, threads)
-    model = MoDEUNet2DConditionModel(**source.manifest.components["unet"], experts=[])
-    model.experts = ResidentExperts(source, max_resident_experts)
+    manifest, options = open_bundle(folder, backend, threads)
+    return assemble_resident_unet(Path(folder), manifest, options, max_resident_experts)
+
+
+def assemble_resident_unet(
+    folder: Path, manifest: Manifest, options: BackendOptions, max_resident_experts: int
+) -> MoDEUNet2DConditionModel:
+    """As `resident_exported_unet`, of a bundle that was opened before."""
+    model = MoDEUNet2DConditionModel(**manifest.components["unet"], experts=[])
+    model.experts = ResidentExperts(ExportedExperts(folder, manifest, options), max_resident_experts)
     model.eval()
     return model

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppvilg.files import damage_of, digest_of, file_sha256
-from ppvilg.inference import is_bundle, read_manifest
-from ppvilg.inference.runtime import check_proven
+from ppvilg.inference import is_bundle, open_bundle
 
-from .opening import DEFAULT_BACKEND
 from .zoo import INDEX, resolve
 
 MODEL_FILES = (".json", ".txt", ".safetensors", ".pdparams", ".pdiparams", ".model")
@@ -34,14 +32,14 @@ class ModelIdentity:
 
 
 def identify(name_or_folder: str | os.PathLike, backend: str | None = None) -> ModelIdentity:
-    """The identity of a zoo name, a pipeline folder or an export bundle on a back end (None: the default).
+    """The identity of a zoo name, a pipeline folder or an export bundle on a back end (None: the fastest proven here).
 
     Raises:
         FileNotFoundError: there is no such model, or a file of it is missing.
         ValueError: a file is damaged; the bundle is not proven for the back end, or a folder is given one.
     """
     if is_bundle(name_or_folder):
-        return _identify_bundle(Path(name_or_folder), backend or DEFAULT_BACKEND)
+        return _identify_bundle(Path(name_or_folder), backend)
     folder = resolve(name_or_folder)
     if backend is not None:
         raise ValueError(f"backend {backend!r} is for bundles, {name_or_folder} is not one: export it first")
@@ -49,16 +47,15 @@ def identify(name_or_folder: str | os.PathLike, backend: str | None = None) -> M
     return _identity(folder, folder_sha256(folder), None, _read(folder / INDEX), unet, vae)
 
 
-def _identify_bundle(folder: Path, backend: str) -> ModelIdentity:
-    manifest = read_manifest(folder)
+def _identify_bundle(folder: Path, backend: str | None) -> ModelIdentity:
+    manifest, options = open_bundle(folder, backend)
     if manifest.pipeline is None:
         raise ValueError(f"{folder} holds experts alone, no text encoder and VAE: it cannot draw")
-    check_proven(folder, manifest, backend)
     files = {name: entry.sha256 for name, entry in manifest.listed().items()}
-    # Not of proof and versions: a bundle that is proven again is the same model.
+    # Not of versions: a bundle that is exported again is the same model.
     content = [files, manifest.routing, manifest.components, manifest.prediction_type, manifest.pipeline]
-    components = manifest.components
-    return _identity(folder, digest_of(content), backend, manifest.pipeline, components["unet"], components["vae"])
+    unet, vae = manifest.components["unet"], manifest.components["vae"]
+    return _identity(folder, digest_of(content), options.backend, manifest.pipeline, unet, vae)
 
 
 def _identity(

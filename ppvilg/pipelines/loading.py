@@ -9,7 +9,14 @@ from paddlenlp.transformers import ErnieModel, ErnieTokenizer
 from ppdiffusers import AutoencoderKL, DDIMScheduler
 
 from ppvilg.files import refuse_pickles
-from ppvilg.inference import check_pipeline_folder, exported_components, load_resident_unet, resident_exported_unet
+from ppvilg.inference import (
+    BackendOptions,
+    check_pipeline_folder,
+    exported_components,
+    load_resident_unet,
+    open_bundle,
+    resident_exported_unet,
+)
 from ppvilg.knowledge import add_marks
 from ppvilg.models import MoDEUNet2DConditionModel
 
@@ -56,20 +63,22 @@ class Loading:
     def from_exported(
         cls,
         folder: str | os.PathLike,
-        backend: str = "onednn",
+        backend: str | BackendOptions | None = None,
         max_resident_experts: int | None = None,
         threads: int | None = None,
     ) -> Loading:
         """The same pipeline over the static graphs of an export bundle (tools/export.py), hashes verified.
 
-        backend: "cpu", "onednn", "onednn_bfloat16" or "gpu", one that the bundle was proven on.
+        backend: one of ppvilg.inference.BACKENDS that the bundle was proven on, or its options; None: the fastest that
+            is proven on this machine, and it says which.
         max_resident_experts: as in `from_pretrained`. threads: of the CPU (None: OMP_NUM_THREADS, else all cores).
         FileNotFoundError and ValueError name what is missing, changed, not proven, or not readable by this Paddle.
         """
+        _, options = open_bundle(folder, backend, threads)
         unet = None
         if max_resident_experts is not None:
-            unet = resident_exported_unet(folder, max_resident_experts, backend, threads)
-        return cls(**exported_components(folder, backend, unet, threads))
+            unet = resident_exported_unet(folder, max_resident_experts, options)
+        return cls(**exported_components(folder, options, unet))
 
     @classmethod
     def from_published(

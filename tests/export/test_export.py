@@ -11,11 +11,15 @@ import pytest
 
 from ppvilg.export import ProofError, export_experts, export_model, export_pipeline, graphs
 from ppvilg.export import export as export_module
-from ppvilg.inference import backends, exported_unet, load_exported_expert, paddle_engine, read_manifest
+from ppvilg.export import prove as prove_module
+from ppvilg.inference import engines, exported_unet, load_exported_expert, machine_name, read_manifest, read_proofs
 from ppvilg.inference.components import ExportedExpert
-from ppvilg.inference.manifest import GRAPH, WEIGHTS, stored
+from ppvilg.inference.engines import paddle_inference
+from ppvilg.inference.manifest import GRAPH, ONNX, WEIGHTS, stored
+from ppvilg.inference.options import BackendOptions
 from ppvilg.models import MoDEUNet2DConditionModel, attention
 from ppvilg.pipelines import ErnieViLG2Pipeline
+from tests.bundles import BACKENDS
 
 PARTS = ["text_encoder", "vae_encoder", "vae_decoder", "expert_00", "expert_01"]
 
@@ -50,22 +54,24 @@ def test_the_manifest_tells_all(tiny, bundle):
     assert manifest.pipeline["key_token_weight"] == 0.5 and manifest.weights == "float32"
     assert manifest.versions["paddlepaddle"] == paddle.__version__
     for name, part in manifest.parts.items():
-        assert part.files == {file: stored(bundle / name / file) for file in (GRAPH, WEIGHTS)}
+        assert part.files == {file: stored(bundle / name / file) for file in part.files}
+        assert set(part.files) == {GRAPH, WEIGHTS, ONNX}
         assert all(port.shape[0] == -1 for port in [*part.inputs, *part.outputs])
     assert manifest.parts["expert_01"].weight_bytes == sum(4 * p.size for p in tiny.unet.experts[1].parameters())
     assert {"tokenizer/vocab.txt", "scheduler/scheduler_config.json"} <= set(manifest.files)
 
 
 def test_the_proof_was_measured_and_is_within_tolerance(bundle):
-    proof = read_manifest(bundle).proof
-    assert list(proof) == ["cpu", "onednn"]
-    for measured in proof.values():
-        assert list(measured["parts"]) == PARTS
-        assert all(0 <= part["max_error"] <= 1e-4 for part in measured["parts"].values())
-        assert measured["trajectory"]["steps"] == 20 and measured["trajectory"]["pictures"] == 3
-        assert measured["trajectory"]["max_mean_pixel_error"] <= 1 / 255
-    # oneDNN rounds otherwise than dygraph does: errors of exactly zero would mean that it was not asked
-    assert proof["onednn"]["parts"]["expert_00"]["max_error"] > 0
+    proofs = read_proofs(bundle)[machine_name()]
+    assert list(proofs) == BACKENDS
+    for proof in proofs.values():
+        assert list(proof.parts) == PARTS
+        assert all(0 <= part["max_error"] <= 1e-4 for part in proof.parts.values())
+        assert proof.trajectory["steps"] == 20 and proof.trajectory["pictures"] == 3
+        assert proof.trajectory["max_mean_pixel_error"] <= 1 / 255
+        assert proof.step_seconds > 0
+    # the others round otherwise than dygraph does: errors of exactly zero would mean that they were not asked
+    assert all(proofs[name].parts["expert_00"]["max_error"] > 0 for name in BACKENDS[1:])
 
 
 def test_files_tell_nothing_of_where_they_were_made(bundle):
@@ -77,7 +83,7 @@ def test_files_tell_nothing_of_where_they_were_made(bundle):
 # ---- the same pipeline ----
 
 
-@pytest.mark.parametrize("backend", ["cpu", "onednn"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_way_to_a_picture_is_the_same(tiny, bundle, backend):
     exported = ErnieViLG2Pipeline.from_exported(bundle, backend)
     exported.set_progress_bar_config(disable=True)
@@ -96,8 +102,9 @@ def test_every_way_to_a_picture_is_the_same(tiny, bundle, backend):
         assert expected.std() > 0.01
 
 
-def test_an_expert_takes_any_batch_size_and_length(tiny, bundle):
-    expert = load_exported_expert(bundle, 1, "onednn")
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_an_expert_takes_any_batch_size_and_length(tiny, bundle, backend):
+    expert = load_exported_expert(bundle, 1, backend)
     for count, height, width, length in ((1, 2, 2, 1), (3, 8, 12, 16), (2, 10, 4, 5)):
         inputs = expert_inputs(count, height, width, length)
         attention = {"key_token_weights": inputs.pop("key_token_weights")}
@@ -119,8 +126,9 @@ def test_without_key_weights_they_are_one(bundle):
     assert (first == expert(timestep=5, cross_attention_kwargs=ones, **inputs).sample).all()
 
 
-def test_results_outlive_the_next_call(bundle):
-    expert = load_exported_expert(bundle, 0, "onednn")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_results_outlive_the_next_call(bundle, backend):
+    expert = load_exported_expert(bundle, 0, backend)
     calls = [expert_inputs(2, 8, 8, 4, seed) for seed in range(2)]
     for call in calls:
         call.pop("key_token_weights")
@@ -142,8 +150,9 @@ def test_what_the_graph_has_no_input_for_is_refused(bundle):
         expert(timestep=5, **{**inputs, "sample": inputs["sample"][:, :, :7]})
 
 
-def test_streamed_experts_draw_the_same(bundle):
-    both = [ErnieViLG2Pipeline.from_exported(bundle, "onednn", limit) for limit in (None, 1)]
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_streamed_experts_draw_the_same(bundle, backend):
+    both = [ErnieViLG2Pipeline.from_exported(bundle, backend, limit) for limit in (None, 1)]
     pictures = [each("三只企鹅", generator=1, output_type="np").images for each in both]
     assert (pictures[0] == pictures[1]).all()
     assert both[1].unet.experts.record.peak_experts == 1
@@ -180,10 +189,11 @@ def alter(place, old, new):
 
 
 def test_an_altered_number_in_a_graph_stops_the_export(tiny, tmp_path, monkeypatch):
-    def write_part(plan, folder, weights):
-        part = graphs.write_part(plan, folder, weights)
+    def write_part(plan, folder, weights, formats):
+        part = graphs.write_part(plan, folder, weights, formats)
         if plan.name == "expert_01":
             alter(folder / plan.name / GRAPH, "-9.2103", "-9.2203")  # log(10000), of the timestep embedding
+            part.files[GRAPH] = stored(folder / plan.name / GRAPH)
         return part
 
     monkeypatch.setattr(export_module, "write_part", write_part)
@@ -205,28 +215,28 @@ def test_a_graph_that_was_traced_wrong_stops_the_export(one_expert, tmp_path, mo
 
 
 def test_a_fault_that_only_the_trajectory_shows_stops_the_export(one_expert, tmp_path, monkeypatch):
-    denoise = export_module.proof.denoise
+    denoise = prove_module.denoise
 
     def with_late_noise(unet, *arguments):
         latents = denoise(unet, *arguments)
-        exported = isinstance(unet.experts[0], ExportedExpert)
-        return latents + 0.1 * exported * latents.std()
+        assert isinstance(unet.experts[0], ExportedExpert)
+        return latents + 0.1 * latents.std()
 
-    monkeypatch.setattr(export_module.proof, "denoise", with_late_noise)
+    monkeypatch.setattr(prove_module, "denoise", with_late_noise)
     with pytest.raises(ProofError, match="20 steps on backend 'cpu' ends 0.1 off .* every part is within"):
         export_experts(one_expert, tmp_path / "faulty", ["cpu"])
     assert not list(tmp_path.iterdir())
 
 
 def test_the_pass_that_makes_onednn_wrong_is_caught(one_expert, tmp_path, monkeypatch):
-    configure = paddle_engine.inference_config
+    configure = paddle_inference.inference_config
 
-    def with_the_pass(folder, backend, threads):
-        config = configure(folder, "cpu", threads)
+    def with_the_pass(folder, options):
+        config = configure(folder, BackendOptions("cpu"))
         config.enable_onednn()
         return config
 
-    monkeypatch.setattr(paddle_engine, "inference_config", with_the_pass)
+    monkeypatch.setattr(paddle_inference, "inference_config", with_the_pass)
     with pytest.raises(ProofError, match="expert_00 on backend 'onednn' is off by"):
         export_experts(one_expert, tmp_path / "wrong", ["onednn"])
 
@@ -234,11 +244,12 @@ def test_the_pass_that_makes_onednn_wrong_is_caught(one_expert, tmp_path, monkey
 # ---- bfloat16 ----
 
 
-@pytest.mark.skipif(not backends.has_bfloat16_instructions(), reason="this processor has no bfloat16 instructions")
+@pytest.mark.skipif(not engines.has_bfloat16_instructions(), reason="this processor has no bfloat16 instructions")
 def test_bfloat16_is_near_and_its_proof_sees_a_fault(one_expert, tmp_path, monkeypatch):
-    manifest = export_experts(one_expert, tmp_path / "good", ["onednn_bfloat16"])
-    measured = manifest.proof["onednn_bfloat16"]["parts"]["expert_00"]
-    assert 1e-4 < measured["rms_error"] < 1e-1  # it did round, and not more than that
+    backends = ["onednn_bfloat16", *(f"{name}_bfloat16" for name in BACKENDS if name == "openvino")]
+    export_experts(one_expert, tmp_path / "good", backends)
+    for proof in read_proofs(tmp_path / "good")[machine_name()].values():
+        assert 1e-4 < proof.parts["expert_00"]["rms_error"] < 1e-1  # it did round, and not more than that
     traced = graphs._Expert._trace
 
     @paddle.jit.not_to_static
@@ -253,9 +264,9 @@ def test_bfloat16_is_near_and_its_proof_sees_a_fault(one_expert, tmp_path, monke
 def test_bfloat16_is_refused_without_its_instructions(one_expert, tmp_path, monkeypatch):
     for flags, known in (("flags : fpu avx2", False), ("flags : fpu avx512_bf16", True), ("flags : amx_bf16", True)):
         (tmp_path / "cpuinfo").write_text(flags + "\n")
-        assert backends.has_bfloat16_instructions(tmp_path / "cpuinfo") is known
-    assert not backends.has_bfloat16_instructions(tmp_path / "nothing")
-    monkeypatch.setattr(backends, "has_bfloat16_instructions", lambda: False)
+        assert engines.has_bfloat16_instructions(tmp_path / "cpuinfo") is known
+    assert not engines.has_bfloat16_instructions(tmp_path / "nothing")
+    monkeypatch.setattr(engines, "has_bfloat16_instructions", lambda: False)
     with pytest.raises(ValueError, match="needs a processor with avx512_bf16 or amx_bf16"):
         export_experts(one_expert, tmp_path / "refused", ["onednn_bfloat16"])
 
@@ -293,10 +304,10 @@ def test_a_bundle_of_a_newer_paddle_is_refused(copied):
 def test_manifests_of_others_and_damaged_ones(copied, tmp_path):
     with pytest.raises(FileNotFoundError, match="no manifest.json"):
         ErnieViLG2Pipeline.from_exported(tmp_path)
-    change(copied, format_version=2)
-    with pytest.raises(ValueError, match="format_version 2, this ppvilg reads 1"):
+    change(copied, format_version=1)
+    with pytest.raises(ValueError, match="format_version 1, this ppvilg reads 2"):
         ErnieViLG2Pipeline.from_exported(copied)
-    change(copied, format_version=1, unheard_of=1)
+    change(copied, format_version=2, unheard_of=1)
     with pytest.raises(ValueError, match="unheard_of"):
         ErnieViLG2Pipeline.from_exported(copied)
     change(copied, format="something")
@@ -308,14 +319,16 @@ def test_manifests_of_others_and_damaged_ones(copied, tmp_path):
 
 
 def test_back_ends_that_are_not_there_or_not_proven(copied, tiny, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="unknown backend 'openvino', choose one of cpu, onednn, onednn_bfloat16, gpu"):
-        ErnieViLG2Pipeline.from_exported(copied, "openvino")
+    with pytest.raises(ValueError, match="unknown backend 'magic', choose one of cpu, onednn, onednn_bfloat16, gpu"):
+        ErnieViLG2Pipeline.from_exported(copied, "magic")
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: False)
     with pytest.raises(ValueError, match="needs paddlepaddle-gpu"):
         export_pipeline(tiny, tmp_path / "gpu", ["gpu"])
-    proof = read_manifest(copied).proof
-    change(copied, proof={"onednn": proof["onednn"]})
-    with pytest.raises(ValueError, match="proven for onednn, not for backend 'cpu'"):
+    file = copied / "proofs" / f"{machine_name()}.json"
+    content = json.loads(file.read_text("utf-8"))
+    del content["backends"]["cpu"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="proven for onednn.*, not for backend 'cpu': run 'ppvilg prove .* cpu'"):
         ErnieViLG2Pipeline.from_exported(copied, "cpu")
 
 
@@ -333,7 +346,7 @@ def test_a_stock_unet_folder(one_expert, tmp_path):
     one_expert.save_pretrained(tmp_path / "unet")
     manifest = export_model(tmp_path / "unet" / "expert_00", tmp_path / "bundle", ["onednn"])
     assert list(manifest.parts) == ["expert_00"] and manifest.pipeline is None
-    assert manifest.proof["onednn"]["trajectory"]["max_latent_error"] < 1e-2
+    assert read_proofs(tmp_path / "bundle")[machine_name()]["onednn"].trajectory["max_latent_error"] < 1e-2
     inputs = expert_inputs(2, 8, 8, 4)
     stock = MoDEUNet2DConditionModel.from_stock(tmp_path / "unet" / "expert_00")
     with paddle.no_grad():
@@ -357,8 +370,7 @@ def test_smaller_files_widen_to_what_was_stored(one_expert, tmp_path, weights, s
     manifest = export_experts(one_expert, tmp_path / weights, ["cpu", "onednn"], weights=weights)
     part = manifest.parts["expert_00"]
     assert part.files[WEIGHTS].bytes < share * part.weight_bytes
-    for measured in manifest.proof.values():
-        error = measured["parts"]["expert_00"]
-        assert error["max_error"] <= 1e-4 < error["max_error_of_rounded_weights"]
+    for proof in read_proofs(tmp_path / weights)[machine_name()].values():
+        assert proof.parts["expert_00"]["max_error"] <= 1e-4 < part.rounding_error
     after = {name: value.numpy() for name, value in one_expert.state_dict().items()}
     assert before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from ppvilg.inference.residency import DygraphExperts, ResidentExperts, load_resident_unet, resident_exported_unet
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler
+from tests.bundles import BACKENDS
 
 TINY = dict(
     sample_size=8,
@@ -190,8 +191,9 @@ def test_other_compute_dtypes_are_read_too(resident, copied):
 # ---- exported experts ----
 
 
-def test_exported_experts_are_streamed_too(bundle):
-    whole, streamed = (quiet(ErnieViLG2Pipeline.from_exported(bundle, "onednn", count)) for count in (None, 1))
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_exported_experts_are_streamed_too(bundle, backend):
+    whole, streamed = (quiet(ErnieViLG2Pipeline.from_exported(bundle, backend, count)) for count in (None, 1))
     settings = {"num_inference_steps": 4, "output_type": "np", "generator": 1}
     np.testing.assert_array_equal(streamed("一只猫", **settings).images, whole("一只猫", **settings).images)
     record = streamed.unet.experts.record

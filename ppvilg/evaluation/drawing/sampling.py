@@ -14,7 +14,7 @@ class Sampling(Checked):
     """A model and how it draws; None takes the model's own."""
 
     model: str = "emoji64"  # zoo name, pipeline folder or export bundle
-    backend: str | None = None  # that runs a bundle; None: onednn
+    backend: str | None = None  # that runs a bundle; None: the fastest proven here
     max_resident_experts: int | None = bounded(None, least=1)  # in memory at once; None: all
     num_inference_steps: int | None = bounded(None, least=1)
     guidance_scale: Any = bounded(None)  # one number, or one per expert

@@ -13,7 +13,6 @@ from ppvilg.files import digest_of, file_sha256
 from ppvilg.knowledge import STYLES
 
 INDEX, MANIFEST, ABOUT = "model_index.json", "manifest.json", "about.json"
-BACKENDS = ("gpu", "onednn_bfloat16", "onednn", "cpu")  # the fastest first
 SAMPLERS = ("ddim", "ddpm", "pndm", "dpmsolver++", "unipc", "euler", "euler_ancestral")
 SHAPE_NAMES = {"square": ("方图", "Square"), "portrait": ("长图", "Portrait"), "landscape": ("横图", "Landscape")}
 # Of the service that the model's paper describes: 1024*1024, 1024*1536, 1536*1024.
@@ -124,15 +123,6 @@ def model_hash(folder: str | os.PathLike) -> str:
         path for path in folder.rglob("*") if path.suffix in _WEIGHED and path.name != ABOUT and path.is_file()
     )
     return digest_of([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
-
-
-def fastest_backend(bundle: Path) -> str:
-    """The fastest back end that a bundle was proven on. ValueError: it was proven on none that is known."""
-    proven = _json(bundle / MANIFEST).get("proof", {})
-    for backend in BACKENDS:
-        if backend in proven:
-            return backend
-    raise ValueError(f"{bundle} was proven on {', '.join(proven) or 'no back end'}: name one with --backend")
 
 
 def describe(info: ModelInfo, hash: str | None) -> dict:

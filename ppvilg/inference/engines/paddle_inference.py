@@ -6,29 +6,51 @@ import functools
 import json
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import paddle
 from paddle import inference
 
-from .backends import require_backend
-from .manifest import GRAPH, WEIGHTS, Manifest
+from ..manifest import GRAPH, WEIGHTS, Manifest
+from ..options import BackendOptions
+
+FILES = (GRAPH, WEIGHTS)
+PACKAGE = "paddlepaddle"
 
 
-def inference_config(folder: Path, backend: str, threads: int | None = None) -> inference.Config:
-    """Paddle Inference settings for one part; `threads` is for CPUs (None: OMP_NUM_THREADS, else all cores)."""
+def require(options: BackendOptions) -> None:
+    """ValueError unless the installed Paddle has the back end, and the machine its device."""
+    if options.device == "cpu":
+        return
+    if not paddle.is_compiled_with_cuda():
+        raise ValueError(
+            f"backend {options.backend!r} needs paddlepaddle-gpu, installed is paddlepaddle {paddle.__version__} for "
+            "CPUs: install paddlepaddle-gpu from Paddle's index, or use backend 'onednn'"
+        )
+    count = paddle.device.cuda.device_count()
+    if options.device_id >= count:
+        raise ValueError(
+            f"backend {options.backend!r} needs GPU {options.device_id} and its driver, Paddle sees {count} GPUs"
+        )
+
+
+def inference_config(folder: Path, options: BackendOptions) -> inference.Config:
+    """Paddle Inference settings for one part."""
     config = inference.Config(str(folder / GRAPH), str(folder / WEIGHTS))
     config.disable_glog_info()
-    if backend == "gpu":
-        config.enable_use_gpu(256, 0)
+    if options.device == "gpu":
+        precisions = {"float32": "Float32", "float16": "Half", "bfloat16": "Bfloat16"}
+        precision = getattr(inference.PrecisionType, precisions[options.precision])
+        config.enable_use_gpu(options.memory_pool_mib, options.device_id, precision)
         return config
     config.disable_gpu()
-    config.set_cpu_math_library_num_threads(threads or _default_threads())
-    if backend.startswith("onednn"):
+    config.set_cpu_math_library_num_threads(options.num_threads)
+    if options.engine == "onednn":
         _switch_onednn(config, "enable")
         # With oneDNN this pass overwrites a buffer that the sine and cosine of the timestep share: silently wrong.
         config.delete_pass("inplace_pass")
-        if backend == "onednn_bfloat16":
+        if options.precision == "bfloat16":
             _switch_onednn(config, "enable", "_bfloat16")
     else:
         _switch_onednn(config, "disable")  # it is on by default, with that pass
@@ -39,11 +61,6 @@ def _switch_onednn(config: inference.Config, verb: str, what: str = "") -> None:
     """`enable` or `disable` oneDNN, or a part of it; it was called MKL-DNN before, and Paddle's methods with it."""
     switch = getattr(config, f"{verb}_onednn{what}", None) or getattr(config, f"{verb}_mkldnn{what}")
     switch()
-
-
-def _default_threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
 @functools.cache
@@ -77,14 +94,14 @@ def check_readable(manifest: Manifest, folder: str | os.PathLike) -> None:
         )
 
 
-class Predictor:
-    """One part of a bundle: tensors in, tensors out, in the order of the manifest."""
+class Graph:
+    """One part of a bundle: tensors in, tensors out, in the order of the manifest; threads take turns."""
 
-    def __init__(self, folder: Path, backend: str, threads: int | None = None) -> None:
-        require_backend(backend)
-        self.folder, self.backend = Path(folder), backend
-        self._predictor = inference.create_predictor(inference_config(self.folder, backend, threads))
+    def __init__(self, folder: Path, options: BackendOptions) -> None:
+        self._predictor = inference.create_predictor(inference_config(Path(folder), options))
+        self._turn = threading.Lock()
 
     def __call__(self, *inputs: paddle.Tensor) -> list[paddle.Tensor]:
-        # The predictor hands out its own buffers, which the next call overwrites.
-        return [output.clone() for output in self._predictor.run(list(inputs))]
+        """Runs the graph."""
+        with self._turn:  # the predictor hands out its own buffers, which the next call overwrites
+            return [output.clone() for output in self._predictor.run(list(inputs))]
