@@ -58,6 +58,8 @@ def relist(bundle, name):
     files = json.loads((bundle / "manifest.json").read_text("utf-8"))["files"]
     about = stored(bundle / name)
     change(bundle / "manifest.json", files={**files, name: {"sha256": about.sha256, "bytes": about.bytes}})
+    for proof in (bundle / "proofs").glob("*.json"):
+        change(proof, manifest=stored(bundle / "manifest.json").sha256)
 
 
 def refused(folder, match, error=ValueError):
