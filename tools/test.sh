@@ -8,7 +8,7 @@ source tools/venv.sh
 
 echo "[1/3] environment"
 ensure_assets  # here rather than in the tests, where two processes would install at once
-ensure_venv "cpu,test,serve,postgres${WITH_PEERS:+,peers}"
+ensure_venv "cpu,test,serve,postgres,onnx,openvino${WITH_PEERS:+,peers}"
 echo "[2/3] ruff"
 "$python" -m ruff check --output-format concise .
 echo "[3/3] pytest"

@@ -323,5 +323,6 @@ def test_latents_made_on_the_way_are_those_of_the_cache(run, prepare, monkeypatc
 
 def test_cached_latents_have_unit_variance(run):
     cache = run.training_latents
-    values = np.concatenate([cache.latents(int(cache.buckets[i]), np.array([i])).reshape(-1) for i in range(len(cache))])
+    samples = [cache.latents(int(cache.buckets[i]), np.array([i])) for i in range(len(cache))]
+    values = np.concatenate([latents.reshape(-1) for latents in samples])
     assert values.std() == pytest.approx(1.0, rel=0.2)
