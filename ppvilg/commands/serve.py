@@ -27,6 +27,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     keys.add_argument("--pictures-per-day", type=int, help="quota of the new key (none)")
     keys.add_argument("--requests-per-minute", type=int, help="rate of the new key (none)")
     keys.add_argument("--require-key", action="store_true", help="also on this machine, for example behind a proxy")
+    parser.add_argument(
+        "--redirect",
+        type=int,
+        nargs="?",
+        const=8001,
+        metavar="PORT",
+        help="also a proxy on this machine for clients that have Baidu's hosts written into them (8001)",
+    )
     drawing = parser.add_argument_group("drawing")
     drawing.add_argument("--workers", type=int, default=1, help="worker processes (%(default)s)")
     drawing.add_argument("--worker-only", action="store_true", help="draw for a server elsewhere that shares the store")
@@ -88,7 +96,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.host} can be reached from other machines, which needs keys: make one with --new-key NAME first"
         )
-    return run(service, worker, arguments.workers, arguments.drain_seconds)
+    return run(service, worker, arguments.workers, arguments.drain_seconds, arguments.redirect)
 
 
 def _settings(arguments: argparse.Namespace):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ import uvicorn
 from tqdm import tqdm
 
 from .api import build_app
+from .redirect.proxy import HOSTS, TunnelProxy
 from .service import Service, ServiceSettings
 from .store import Store, claims, workers
 from .worker.settings import WorkerSettings, worker_name
@@ -104,17 +107,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(service: Service, worker: WorkerSettings, count: int, drain_seconds: float, hosts: tuple[str, ...] = ()) -> int:
-    """Serves until a signal; returns the exit code."""
+def run(
+    service: Service, worker: WorkerSettings, count: int, drain_seconds: float, redirect: int | None = None
+) -> int:
+    """Serves until a signal; returns the exit code. redirect: port of the proxy for clients with fixed hosts."""
     settings = service.settings
     pool = Workers(service.store, worker, count)
+    app = build_app(service, () if redirect is None else HOSTS)
 
     def drain() -> None:
         service.is_draining = True
         pool.end(drain_seconds)
 
     config = uvicorn.Config(
-        build_app(service, hosts),
+        app,
         settings.host,
         settings.port,
         log_level="warning",
@@ -129,11 +135,57 @@ def run(service: Service, worker: WorkerSettings, count: int, drain_seconds: flo
     pool.start()
     threading.Thread(target=_tell, args=(service, server, pool), daemon=True).start()
     try:
-        server.run()
+        asyncio.run(_serve(server, app, settings, redirect))
     finally:
         if not service.is_draining:
             drain()
     return 1 if pool.unusable.is_set() or not server.started else 0
+
+
+async def _serve(server: Server, app, settings: ServiceSettings, redirect: int | None) -> None:
+    """Runs the server, and beside it on the same loop the TLS port and the proxy that leads there."""
+    if redirect is None:
+        await server.serve()
+        return
+    from .redirect.authority import Certificates  # cryptography takes a moment, and few need it
+
+    certificates = Certificates(settings.data / "redirect")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        tls = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=5,
+            ssl_certfile=certificates.chain,
+            ssl_keyfile=certificates.key,
+        )
+        second = _Second(tls)
+        proxy = TunnelProxy(redirect, HOSTS, listening.getsockname())
+        await proxy.start()
+        print(
+            f"clients with fixed hosts: HTTPS_PROXY=http://127.0.0.1:{proxy.port} "
+            f"REQUESTS_CA_BUNDLE={certificates.bundle.resolve()} NO_PROXY=127.0.0.1",
+            flush=True,
+        )
+        beside = asyncio.create_task(second.serve(sockets=[listening]))
+        try:
+            await server.serve()
+        finally:
+            proxy.close()
+            second.should_exit = True
+            await beside
+
+
+class _Second(uvicorn.Server):
+    """A server that leaves signals to the first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):
+        yield
 
 
 def run_workers(settings: ServiceSettings, worker: WorkerSettings, count: int, drain_seconds: float) -> int:
