@@ -95,6 +95,12 @@ class Server(uvicorn.Server):
         self._drain = drain
         self._draining = False
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            for number in (signal.SIGTERM, signal.SIGINT):  # Paddle, which the tokenizer brings, takes SIGTERM over
+                signal.signal(number, self.handle_exit)
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame) -> None:
         if self._draining:
             super().handle_exit(sig, frame)

@@ -22,6 +22,9 @@ class Drawing(Protocol):
     total: int
 
     @property
+    def done(self) -> bool: ...
+
+    @property
     def expert(self) -> int: ...
 
     @property
@@ -56,7 +59,7 @@ class Task:
 
     @property
     def is_done(self) -> bool:
-        return self.drawing is not None and self.drawing.step >= self.drawing.total
+        return self.drawing is not None and self.drawing.done
 
 
 class SharedStepError(Exception):

@@ -1,4 +1,4 @@
-"""The pipeline as the engine needs it: one drawing a picture, steps shared by drawings that may share them."""
+"""The pipeline as the engine needs it: one drawing a picture, each with a sampler of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import paddle
 from PIL import Image, ImageOps
 
@@ -18,10 +17,10 @@ from ..model.words import token_weights
 
 @dataclass(eq=False)
 class PictureDrawing:
-    """A picture between prompt and decoder, with a pipeline whose scheduler is its own."""
+    """A picture between prompt and decoder: a drawing of the pipeline, of one picture."""
 
-    painter: object
     drawing: object
+    block: int = -1
 
     @property
     def step(self) -> int:
@@ -32,21 +31,23 @@ class PictureDrawing:
         return len(self.drawing.timesteps)
 
     @property
+    def done(self) -> bool:
+        """All steps are taken, or its numbers are no longer finite."""
+        return self.drawing.done
+
+    @property
     def timestep(self) -> float:
-        """The timestep of the next step; of the last one when all are done."""
+        """The timestep of the next step; of the last one when there is none."""
         return float(self.drawing.timesteps[min(self.step, self.total - 1)])
 
     @property
     def expert(self) -> int:
-        return int(np.searchsorted(self.painter.unet.boundaries, self.timestep, side="right")) - 1
-
-    @property
-    def scale(self) -> float:
-        return self.drawing.arguments.guidance_scale[self.expert]
+        """The expert of the next step; of the last one when there is none."""
+        return self.block if self.done else self.drawing.expert
 
     @property
     def shares_with(self) -> tuple:
-        return self.expert, tuple(self.drawing.latents.shape[1:]), self.scale <= 1
+        return self.expert, tuple(self.drawing.latents.shape[2:])
 
 
 class PipelinePainter:
@@ -55,17 +56,18 @@ class PipelinePainter:
     def __init__(self, pipeline, streams_experts: bool = False) -> None:
         self.pipeline = pipeline
         self.streams_experts = streams_experts
-        self._own_sampler = type(pipeline.scheduler)
         self.text_knowledge = pipeline.text_knowledge
+        self._own_sampler = type(pipeline.scheduler)
 
+    @paddle.no_grad()
     def begin(self, settings: dict, seed: int, image: Image.Image | None, mask: Image.Image | None) -> PictureDrawing:
-        """A picture of these settings (ppvilg.serving.requests) before its first step. ValueError: they do not fit."""
-        painter = copy.copy(self.pipeline)
-        painter.scheduler = build_scheduler(settings["sampler"], self.pipeline.scheduler.config)
-        if isinstance(painter.scheduler, self._own_sampler):
-            painter.scheduler = copy.deepcopy(self.pipeline.scheduler)
+        """A picture of these settings (ppvilg.serving.model.requests) before its first step.
+
+        ValueError: they do not fit the model.
+        """
+        scheduler = build_scheduler(settings["sampler"], self.pipeline.scheduler.config)
         size = settings["width"], settings["height"]
-        drawing = painter.begin(
+        drawing = self._with_sampler(scheduler).begin(
             settings["prompt"],
             negative_prompt=settings["negative_prompt"] or None,
             style=settings["style"],
@@ -83,20 +85,27 @@ class PipelinePainter:
             text = apply_style(settings["prompt"], settings["style"])
             weights = token_weights(self.text_knowledge, text, settings["word_weights"])
             drawing.positive = drawing.positive._replace(key_token_weights=paddle.to_tensor(weights[None]))
-        return PictureDrawing(painter, drawing)
+        return PictureDrawing(drawing)
 
     def step(self, drawings: Sequence[PictureDrawing]) -> None:
         """Takes drawings of one group (`shares_with`) one step further, in one call of their expert."""
-        self.pipeline.step([each.drawing for each in drawings])
         for each in drawings:
-            if each.drawing.failure is not None:
-                raise each.drawing.failure
+            each.block = each.expert
+        self.pipeline.step([each.drawing for each in drawings])
 
     def finish(self, drawing: PictureDrawing) -> Image.Image:
-        """The picture of a drawing after its last step."""
+        """The picture of a drawing after its last step. FloatingPointError: its numbers are not finite."""
         return self.pipeline.finish(drawing.drawing).images[0]
 
     def preview(self, drawing: PictureDrawing) -> Image.Image | None:
         """The picture that the last step predicted; None before the first."""
         pictures = self.pipeline.preview(drawing.drawing)
         return None if pictures is None else pictures[0]
+
+    def _with_sampler(self, scheduler):
+        """The same components with another scheduler; the model's own keeps all of its settings."""
+        if isinstance(scheduler, self._own_sampler):
+            return self.pipeline
+        other = copy.copy(self.pipeline)
+        other.scheduler = scheduler
+        return other

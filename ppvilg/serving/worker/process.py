@@ -26,8 +26,7 @@ log = logging.getLogger("ppvilg.serving.worker")
 
 def main() -> int:
     """Loads the model, then draws until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server says what is to be done
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _leave_signals_to_the_server()
     settings = WorkerSettings(**json.loads(sys.stdin.readline()))
     log_to(settings.log_file)
     store = Store(settings.database)
@@ -36,9 +35,16 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2  # trying again would not help
+    _leave_signals_to_the_server()  # again, for Paddle takes SIGTERM over when it is imported
     threading.Thread(target=_take_orders, args=(worker,), daemon=True).start()
     worker.run()
     return 0
+
+
+def _leave_signals_to_the_server() -> None:
+    """Those of a terminal or of systemd reach every process; the server says what a worker is to do."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _take_orders(worker) -> None:
@@ -107,7 +113,7 @@ def _warm_up(painter, info) -> None:
         "word_weights": {},
     }
     drawing = painter.begin(settings, 0, None, None)
-    while drawing.step < drawing.total:
+    while not drawing.done:
         painter.step([drawing])
     painter.preview(drawing)
     painter.finish(drawing)

@@ -231,7 +231,11 @@ class Worker:
 
     def _deliver(self, task: Task, last: bool) -> None:
         job = task.job
-        image = self.painter.finish(task.drawing)
+        try:
+            image = self.painter.finish(task.drawing)
+        except FloatingPointError as error:  # of this picture alone
+            self._fail(task, "invalid", str(error))
+            return
         reason = self.picture_filter(job.request, image) if self.picture_filter else None
         if reason is not None:
             self._fail(task, "filtered", reason)
