@@ -47,9 +47,15 @@ setup(
         # Not on PyPI (which ends at 2.6): add --extra-index-url with Paddle's index for your CUDA version, e.g.
         # https://www.paddlepaddle.org.cn/packages/stable/cu126/
         "gpu": [VERSIONS["PADDLE_GPU"].name + VERSIONS["PADDLE_GPU"].install],
-        # Back ends of export bundles beside Paddle Inference, as tested; paddle2onnx and onnx are for exports only.
-        "onnx": ["onnxruntime==1.32.0", "paddle2onnx==2.1.0", "onnx==1.17.0"],
-        "onnx-gpu": ["onnxruntime-gpu==1.32.0"],
+        # Back ends of export bundles beside Paddle Inference, as tested; paddle2onnx and onnx are for exports alone and
+        # not built for Python 3.13, ONNX Runtime not for 3.10 after 1.23.
+        "onnx": [
+            "onnxruntime==1.32.0; python_version >= '3.11'",
+            "onnxruntime<1.24; python_version < '3.11'",
+            "paddle2onnx==2.1.0; python_version < '3.13'",
+            "onnx==1.17.0; python_version < '3.13'",
+        ],
+        "onnx-gpu": ["onnxruntime-gpu==1.32.0; python_version >= '3.11'"],
         "openvino": ["openvino==2026.4.1"],
         # The service: FastAPI and uvicorn come with paddlenlp too; cryptography makes the certificates of --redirect.
         "serve": [
