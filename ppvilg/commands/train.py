@@ -51,6 +51,7 @@ def train(recipe, device: str | None = None) -> str:
 
     check_versions(TRAINING)
     use_device(device)
+    from ppvilg.data.records import TooManyBadSamples
     from ppvilg.engine import CheckpointError, Run, distributed, stopping
 
     logging.basicConfig(level=logging.INFO if is_main_rank() else logging.WARNING, format="%(asctime)s %(message)s",
@@ -64,7 +65,7 @@ def train(recipe, device: str | None = None) -> str:
         logging.info("%s", stopped)
         distributed.barrier()
         stopping.leave()
-    except (CheckpointError, FloatingPointError) as error:  # their texts say it all
+    except (CheckpointError, FloatingPointError, TooManyBadSamples) as error:  # their texts say it all
         raise SystemExit(f"error: {error}") from error
 
 
