@@ -61,7 +61,7 @@ def make_matrix_products_exact(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
     """Let Paddle's matrix library give a row the same bits in any batch and with any number of threads.
 
     Otherwise it sums in another order for one row than for many, and a picture drawn alone differs in its last bits
-    from the same picture in a batch. Costs nothing measurable; on Intel processors only, elsewhere this mode is slow.
+    from the same picture in a batch. On Intel processors only: elsewhere this mode is slow.
     Returns whether this process asked for it; a value in the environment wins.
     """
     try:

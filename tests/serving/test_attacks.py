@@ -185,7 +185,7 @@ def test_nothing_secret_is_in_store_or_log(served, client, caplog):  # noqa: F81
 
 
 def test_mutated_requests_do_no_harm(client):
-    """A short form of tests/benchmarks/serving_attacks.py."""
+    """Mutated bodies of every protocol are answered in its form, without a traceback."""
     chance = random.Random(7)
     for _ in range(150):
         path, text = mutated(chance)

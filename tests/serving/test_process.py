@@ -80,7 +80,7 @@ def hashes(store: Store, ids: list[str]) -> list[list[str]]:
 
 
 def test_killed_workers_and_servers_lose_and_change_nothing(model_folder, tmp_path):  # noqa: F811
-    """A short form of tests/benchmarks/serving_kills.py."""
+    """Nothing is lost, drawn twice or changed, whoever is killed."""
     data = tmp_path / "data"
     server = Process(model_folder, data).ready()
     store = Store(sqlite_url(data / "service.sqlite"))
