@@ -62,7 +62,7 @@ def test_without_generator_paddle_seed_decides(pipeline):
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "ddpm"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "ddpm", "euler_ancestral"])
 def test_drawing_leaves_paddles_generator_alone(pipeline, scheduler):
     pipeline.scheduler = build_scheduler(scheduler, pipeline.scheduler.config)
     paddle.seed(5)
