@@ -26,7 +26,7 @@ CALLS = {
     "set_use_memory_efficient_attention_xformers": {"valid": False},
     "to": {"dtype": "float64"},
 }
-UNLIKE = {"enable_freeu", "to"}  # what may change the picture
+UNLIKE = {"apply_tome", "enable_freeu", "to"}  # what may change the picture
 NOT_CALLED = {"from_pretrained", "save_pretrained", "from_config", "load_config", "register_to_config", "save_config"}
 NAMES = sorted(
     name
