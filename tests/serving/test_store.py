@@ -154,11 +154,12 @@ def test_cancel(store):
 
 
 def test_a_retry_finds_its_unfinished_job(store):
-    first = submit(store, retry_key="same")
-    assert submit(store, retry_key="same").id == first.id
-    assert submit(store, owner="b", retry_key="same").id != first.id
-    jobs.cancel(store, "a", [first.id])
+    first = submit(store, retry_key="same", attach_after=0)
+    assert submit(store, retry_key="same", attach_after=0).id == first.id
+    assert submit(store, owner="b", retry_key="same", attach_after=0).id != first.id
     assert submit(store, retry_key="same").id != first.id
+    jobs.cancel(store, "a", [first.id])
+    assert submit(store, retry_key="other", attach_after=0).id != first.id
 
 
 def test_the_queue_has_an_end(store):
