@@ -1,5 +1,7 @@
-# Sourced by the scripts beside it. `ensure_venv EXTRAS` makes .venv in the root of the clone, installs ppvilg[EXTRAS]
-# into it unless that was done from the same setup.py before, and sets $python.
+# Sourced by the scripts beside it. `ensure_venv EXTRAS` makes .venv (VENV names another) in the root of the clone,
+# installs ppvilg[EXTRAS] into it unless that was done from the same setup.py before, and sets $python.
+
+venv=${VENV:-.venv}
 
 fail() {
     echo "error: $*" >&2
@@ -53,18 +55,18 @@ make_venv() {
     local base found wanted
     found=$(python_version "$python" || true)
     if [ -n "$found" ]; then
-        is_supported "$python" || fail "$PWD/.venv is of Python $found, 3.10 to 3.13 is needed: remove that folder"
+        is_supported "$python" || fail "$PWD/$venv is of Python $found, 3.10 to 3.13 is needed: remove that folder"
         wanted=${PYTHON:+$(python_version "$(find_python)")}
         [ -z "$wanted" ] || [ "$wanted" = "$found" ] ||
-            fail "$PWD/.venv is of Python $found and PYTHON of $wanted: remove that folder, or unset PYTHON"
+            fail "$PWD/$venv is of Python $found and PYTHON of $wanted: remove that folder, or unset PYTHON"
         "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null ||
-            fail "$PWD/.venv has no pip and cannot get it: remove that folder"
+            fail "$PWD/$venv has no pip and cannot get it: remove that folder"
         return
     fi
     base=$(find_python)
     "$base" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$base cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"
-    "$base" -m venv .venv
+    "$base" -m venv "$venv"
 }
 
 install() { # pip install ...; settings that would put packages elsewhere do not count
@@ -86,7 +88,7 @@ proxy_hint() {
 
 # The font and the names that data are rendered from: found, installed where root may, or asked for before other work.
 ensure_assets() {
-    local any=$PWD/.venv/bin/python
+    local any=$PWD/$venv/bin/python
     is_supported "$any" || any=$(find_python)
     "$any" -c '
 import runpy, sys
@@ -99,19 +101,19 @@ except FileNotFoundError as error:
 ensure_venv() {
     local extras=$1 stamp wanted needed apart
     unset PYTHONPATH PYTHONHOME
-    python=$PWD/.venv/bin/python
+    python=$PWD/$venv/bin/python
     make_venv
-    stamp=.venv/installed-${extras//,/-}
+    stamp=$venv/installed-${extras//,/-}
     wanted="$PWD $(cat setup.py ppvilg/_versions.py | sha256sum)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    needed=$((2600 - $(du -sk .venv | awk '{print $1}') / 1024))
+    needed=$((2600 - $(du -sk "$venv" | awk '{print $1}') / 1024))
     if [ "$needed" -gt 100 ]; then
         room "$PWD" "$needed" "the environment"
         room "${TMPDIR:-/tmp}" $((needed / 2)) "pip" ", or set TMPDIR to another folder"
     fi
-    echo "      installing ppvilg[$extras] into $PWD/.venv (2.4 GB, two to five minutes the first time)"
+    echo "      installing ppvilg[$extras] into $PWD/$venv (2.4 GB, two to five minutes the first time)"
     install -e ".[$extras]"
     # What later Pythons get without its own requirements; see ppvilg/_versions.py.
     apart=$("$python" -c 'import runpy; print(*runpy.run_path("ppvilg/_versions.py")["installed_apart"]())')
@@ -124,6 +126,6 @@ import sys
 from ppvilg._versions import describe, find_problems
 problems = find_problems()
 sys.exit(describe(problems) if problems else 0)' ||
-        fail "what is in $PWD/.venv does not fit together: follow the lines above, or remove that folder"
+        fail "what is in $PWD/$venv does not fit together: follow the lines above, or remove that folder"
     echo "$wanted" >"$stamp"
 }

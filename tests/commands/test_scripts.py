@@ -16,7 +16,7 @@ log=$FAKE_LOG
 case "$*" in
     *version_info*) cat "$(dirname "$0")/version" ;;
     "-c import ensurepip, venv") ;;
-    "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$(dirname "$0")/version" .venv/bin/ ;;
+    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$(dirname "$0")/version" "$3/bin/" ;;
     "-m pip --version") [ ! -e "$(dirname "$0")/no-pip" ] ;;
     "-m ensurepip") rm "$(dirname "$0")/no-pip"; echo "ensurepip" >>"$log" ;;
     *installed_apart*) cat "$FAKE_APART" ;;
@@ -76,6 +76,12 @@ def test_an_environment_is_made_once(run, tmp_path, clone):
     assert run()[2] == []
     (clone / "setup.py").write_text("# changed")
     assert len(run()[2]) == 1
+
+
+def test_the_environment_may_have_another_name(run, tmp_path, clone):
+    write_python(tmp_path / "bin" / "python3", "3.12")
+    code, said, _ = run(VENV=".venv-other")
+    assert code == 0 and f"python={clone}/.venv-other/bin/python" in said and not (clone / ".venv").exists()
 
 
 def test_packages_without_their_own_requirements_come_last(run, tmp_path):
