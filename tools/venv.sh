@@ -1,7 +1,15 @@
-# Sourced by the scripts beside it. `ensure_venv EXTRAS` makes .venv (VENV names another) in the root of the clone,
-# installs ppvilg[EXTRAS] into it unless that was done from the same setup.py before, and sets $python.
+# Sourced by the scripts beside it, in the root of the clone. `ensure_venv EXTRAS` makes .venv there (VENV names another
+# folder), installs ppvilg[EXTRAS] into it unless that was done from the same setup.py before, and sets $python.
 
-venv=${VENV:-.venv}
+unset PYTHONPATH PYTHONHOME # of other Pythons
+use_venv() {
+    case "$1" in
+        /*) venv=$1 ;;
+        *) venv=$PWD/$1 ;;
+    esac
+    python=$venv/bin/python
+}
+use_venv "${VENV:-.venv}"
 
 fail() {
     echo "error: $*" >&2
@@ -13,8 +21,12 @@ cores() {
     env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN
 }
 
-python_version() { # of an interpreter, such as 3.12; nothing if it does not run
-    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+python_version() { # of an interpreter, such as 3.12, 3.13t or pypy 3.11; nothing if it does not run
+    "$1" -c '
+import sys
+name = sys.implementation.name
+print("%s%d.%d%s" % (("" if name == "cpython" else name + " "), *sys.version_info[:2], "t" * ("t" in sys.abiflags)))
+' 2>/dev/null
 }
 
 is_supported() {
@@ -24,9 +36,14 @@ is_supported() {
     esac
 }
 
-# The first interpreter that Paddle has builds for. PYTHON=/path/to/python chooses another.
+makes_environments() {
+    "$1" -c 'import ensurepip, venv' 2>/dev/null
+}
+
+# The first interpreter that Paddle has builds for, those that make environments first. PYTHON=/path/to/python chooses
+# another.
 find_python() {
-    local candidate found
+    local candidate found second=
     if [ -n "${PYTHON:-}" ]; then
         found=$(python_version "$PYTHON") || fail "PYTHON=$PYTHON does not run; give the path of a Python 3.10 to 3.13"
         is_supported "$PYTHON" || fail "PYTHON=$PYTHON is Python $found; Python 3.10 to 3.13 is needed"
@@ -36,10 +53,17 @@ find_python() {
     for candidate in python3 python3.12 python3.11 python3.13 python3.10 \
         "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.1[0-3].*/bin/python; do
         if is_supported "$candidate"; then
-            echo "$candidate"
-            return
+            if makes_environments "$candidate"; then
+                echo "$candidate"
+                return
+            fi
+            second=${second:-$candidate}
         fi
     done
+    if [ -n "$second" ]; then
+        echo "$second"
+        return
+    fi
     fail "no Python 3.10 to 3.13 found. Set PYTHON=/path/to/python, or get one, for example: sudo apt-get install" \
         "python3 python3-venv (Debian 12 and 13, Ubuntu 22.04 and later); pyenv install 3.12; uv python install 3.12"
 }
@@ -51,22 +75,38 @@ room() {
     [ "$free" -ge "$2" ] || fail "$1 has $free MB free, $3 needs about $2: make room${4:-}"
 }
 
+room_for_packages() {
+    local at=$venv there=0 temporary=${TMPDIR:-/tmp} needed
+    [ ! -d "$venv" ] || there=$(($(du -sk -- "$venv/" | awk '{print $1}') / 1024))
+    while [ ! -d "$at" ]; do at=$(dirname -- "$at"); done
+    needed=$((2600 - there))
+    if [ "$needed" -gt 100 ]; then
+        room "$at" "$needed" "the environment"
+        [ -d "$temporary" ] || temporary=/tmp # as Python does
+        room "$temporary" $((needed / 2)) "pip" ", or set TMPDIR to another folder"
+    fi
+}
+
 make_venv() {
     local base found wanted
     found=$(python_version "$python" || true)
     if [ -n "$found" ]; then
-        is_supported "$python" || fail "$PWD/$venv is of Python $found, 3.10 to 3.13 is needed: remove that folder"
+        is_supported "$python" || fail "$venv is of Python $found, 3.10 to 3.13 is needed: remove that folder"
         wanted=${PYTHON:+$(python_version "$(find_python)")}
         [ -z "$wanted" ] || [ "$wanted" = "$found" ] ||
-            fail "$PWD/$venv is of Python $found and PYTHON of $wanted: remove that folder, or unset PYTHON"
+            fail "$venv is of Python $found and PYTHON of $wanted: remove that folder, or unset PYTHON"
         "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null ||
-            fail "$PWD/$venv has no pip and cannot get it: remove that folder"
+            fail "$venv has no pip and cannot get it: remove that folder"
         return
     fi
+    if [ -L "$python" ] || [ -e "$venv/pyvenv.cfg" ]; then
+        fail "$python does not run; its Python may have been removed, or it is of another system: remove $venv"
+    fi
     base=$(find_python)
-    "$base" -c 'import ensurepip, venv' 2>/dev/null ||
+    makes_environments "$base" ||
         fail "$base cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install python3-venv"
-    "$base" -m venv "$venv"
+    room_for_packages
+    "$base" -m venv "$venv" || fail "$base could not make $venv; the messages above say why"
 }
 
 install() { # pip install ...; settings that would put packages elsewhere do not count
@@ -88,7 +128,7 @@ proxy_hint() {
 
 # The font and the names that data are rendered from: found, installed where root may, or asked for before other work.
 ensure_assets() {
-    local any=$PWD/$venv/bin/python
+    local any=$python
     is_supported "$any" || any=$(find_python)
     "$any" -c '
 import runpy, sys
@@ -99,21 +139,15 @@ except FileNotFoundError as error:
 }
 
 ensure_venv() {
-    local extras=$1 stamp wanted needed apart
-    unset PYTHONPATH PYTHONHOME
-    python=$PWD/$venv/bin/python
+    local extras=$1 stamp wanted apart
     make_venv
     stamp=$venv/installed-${extras//,/-}
     wanted="$PWD $(cat setup.py ppvilg/_versions.py | sha256sum)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    needed=$((2600 - $(du -sk "$venv" | awk '{print $1}') / 1024))
-    if [ "$needed" -gt 100 ]; then
-        room "$PWD" "$needed" "the environment"
-        room "${TMPDIR:-/tmp}" $((needed / 2)) "pip" ", or set TMPDIR to another folder"
-    fi
-    echo "      installing ppvilg[$extras] into $PWD/$venv (2.4 GB, two to five minutes the first time)"
+    room_for_packages
+    echo "      installing ppvilg[$extras] into $venv (2.4 GB, two to five minutes the first time)"
     install -e ".[$extras]"
     # What later Pythons get without its own requirements; see ppvilg/_versions.py.
     apart=$("$python" -c 'import runpy; print(*runpy.run_path("ppvilg/_versions.py")["installed_apart"]())')
@@ -126,6 +160,6 @@ import sys
 from ppvilg._versions import describe, find_problems
 problems = find_problems()
 sys.exit(describe(problems) if problems else 0)' ||
-        fail "what is in $PWD/$venv does not fit together: follow the lines above, or remove that folder"
+        fail "what is in $venv does not fit together: follow the lines above, or remove that folder"
     echo "$wanted" >"$stamp"
 }

@@ -15,7 +15,7 @@ PYTHON = """#!/usr/bin/env bash
 log=$FAKE_LOG
 case "$*" in
     *version_info*) cat "$(dirname "$0")/version" ;;
-    "-c import ensurepip, venv") ;;
+    "-c import ensurepip, venv") [ ! -e "$(dirname "$0")/no-ensurepip" ] ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$(dirname "$0")/version" "$3/bin/" ;;
     "-m pip --version") [ ! -e "$(dirname "$0")/no-pip" ] ;;
     "-m ensurepip") rm "$(dirname "$0")/no-pip"; echo "ensurepip" >>"$log" ;;
@@ -80,8 +80,10 @@ def test_an_environment_is_made_once(run, tmp_path, clone):
 
 def test_the_environment_may_have_another_name(run, tmp_path, clone):
     write_python(tmp_path / "bin" / "python3", "3.12")
-    code, said, _ = run(VENV=".venv-other")
-    assert code == 0 and f"python={clone}/.venv-other/bin/python" in said and not (clone / ".venv").exists()
+    absolute = tmp_path / "big" / "disk"
+    for name, folder in ((".venv-other", clone / ".venv-other"), (str(absolute), absolute)):
+        code, said, _ = run(VENV=name)
+        assert code == 0 and f"python={folder}/bin/python" in said and not (clone / ".venv").exists(), said
 
 
 def test_packages_without_their_own_requirements_come_last(run, tmp_path):
@@ -123,6 +125,43 @@ def test_a_wrong_version_is_named(run, tmp_path):
     given = write_python(tmp_path / "bin" / "python3", "3.9")
     code, said, _ = run(PYTHON=str(given))
     assert code == 1 and f"PYTHON={given} is Python 3.9; Python 3.10 to 3.13 is needed" in said
+
+
+@pytest.mark.parametrize("version", ["pypy 3.11", "3.13t", "3.14"])
+def test_paddle_has_no_build_for_others(run, tmp_path, version):
+    given = write_python(tmp_path / "bin" / "python3", version)
+    code, said, _ = run(PYTHON=str(given))
+    assert code == 1 and f"PYTHON={given} is Python {version}; Python 3.10 to 3.13 is needed" in said
+
+
+def test_a_python_that_makes_no_environments_is_the_last_choice(run, tmp_path):
+    for name in ("python3", "python3.10", "python3.11", "python3.12", "python3.13"):
+        write_python(tmp_path / "bin" / name, "3.12")
+    (tmp_path / "bin" / "no-ensurepip").touch()
+    code, said, pip = run()
+    assert code == 1 and "error: python3 cannot make virtual environments; on Debian" in said and not pip
+    write_python(tmp_path / "home" / ".pyenv" / "versions" / "3.11.7" / "bin" / "python", "3.11")
+    assert run()[0] == 0
+
+
+@pytest.mark.parametrize("broken", ["link", "windows"])
+def test_an_environment_that_does_not_run_is_told(run, tmp_path, clone, broken):
+    """Its Python was removed, or it was made elsewhere: nobody's files are thrown away."""
+    write_python(tmp_path / "bin" / "python3", "3.12")
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    if broken == "link":
+        (clone / ".venv" / "bin" / "python").symlink_to(tmp_path / "removed")
+    else:
+        (clone / ".venv" / "pyvenv.cfg").touch()
+    code, said, pip = run()
+    assert code == 1 and f"error: {clone}/.venv/bin/python does not run" in said and not pip
+
+
+def test_variables_of_other_pythons_do_not_count(run, tmp_path):
+    path = write_python(tmp_path / "bin" / "python3", "3.12")
+    path.write_text(PYTHON.replace("log=", '[ -z "${PYTHONPATH-}${PYTHONHOME-}" ] || exit 7\nlog=', 1))
+    code, said, _ = run("source tools/venv.sh; find_python; ensure_venv cpu", PYTHONPATH="/none", PYTHONHOME="/none")
+    assert code == 0, said
 
 
 def test_an_environment_of_another_python_is_left_alone(run, tmp_path, clone):
@@ -171,7 +210,11 @@ def test_a_small_disk_is_found_before_pip(run, tmp_path):
     df.write_text("#!/bin/sh\necho Filesystem; echo /dev/a 1 1 204800 1% /\n")
     df.chmod(0o755)
     code, output, pip = run()
-    assert code == 1 and "has 200 MB free, the environment needs about" in output and not pip
+    assert code == 1 and "has 200 MB free, the environment needs about 2600" in output and not pip
+    df.write_text("#!/bin/sh\necho Filesystem; echo /dev/a 1 1 $([ $3 = /tmp ] && echo 409600 || echo 9999999) 1% /\n")
+    for temporary in ("/tmp", "/none"):
+        code, output, pip = run(TMPDIR=temporary)
+        assert code == 1 and "/tmp has 400 MB free, pip needs about" in output and "TMPDIR" in output and not pip
 
 
 def test_cores_are_counted_whatever_openmp_is_told(run):
