@@ -155,6 +155,43 @@ def test_values_of_the_wrong_type(recipe, override, key):
     assert override.split("=")[0] in text and key in text
 
 
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("data.cache_latents=15", "neither true nor false"),
+        (f"train.base.learning_rate={'9' * 400}", "int too large to convert to float"),
+        (f"train.base.learning_rate={'x' * 5000}", "train.base.learning_rate"),
+        ("sample.eta=${nope}", "sample.eta: Interpolation key 'nope' not found"),
+        ("sample.eta=${sample.eta}", "sample.eta: Recursive interpolation detected"),
+        ("model.unet.config={a: &a [*a]}", "aliases"),
+        ("model.unet.config=" + "[" * 3000, "not readable as YAML"),
+    ],
+)
+def test_odd_values_are_one_sentence_that_names_them(recipe, override, expected):
+    text = message(recipe(), override)
+    assert expected in text and override.split("=")[0] in text
+    assert "\n" not in text and len(text) < 1000
+
+
+def test_aliases_that_would_fill_the_memory(recipe):
+    lines = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}' if i else 'x'] * 10)}]" for i in range(9)]
+    assert "aliases" in message(recipe("\n".join(lines)))
+
+
+def test_bases_without_end(recipe, tmp_path):
+    for number in range(40):  # two ways to each: 2^40 to the last
+        following = [] if number == 39 else [f"d{number + 1}.yml"] * 2
+        (tmp_path / f"d{number}.yml").write_text(f"_base_: {following}\n", encoding="utf-8")
+    assert "256 times" in message(recipe("_base_: d0.yml\n" + SMALL))
+
+
+@pytest.mark.parametrize("name", ['"\\0"', "link.yml", "'" + "a" * 300 + "'"])
+def test_names_of_bases_that_no_file_can_have(recipe, tmp_path, name):
+    (tmp_path / "link.yml").symlink_to("link.yml")
+    with pytest.raises(FileNotFoundError, match="named as _base_ in .*recipe.yml"):
+        load_config(recipe(f"_base_: {name}\n"))
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", ""])
 def test_overrides_need_a_key_and_a_value(recipe, override):
     assert "a.b=value" in message(recipe(), override)

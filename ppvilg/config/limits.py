@@ -107,7 +107,7 @@ def check_values(config: Any, prefix: str = "") -> None:
 
 
 def _check_scalar(key: str, value: Any, limits: Limits | None) -> None:
-    shown = value if isinstance(value, (int, float)) else repr(value)
+    shown = one_line(value if isinstance(value, (int, float)) else repr(value))
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={shown}: must be a finite number", key)
     complaint = limits.complaint(value) if limits is not None and value not in (None, MISSING) else None
@@ -127,10 +127,17 @@ def _scalars(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
+def one_line(text: object, length: int = 400) -> str:
+    """A text of any length on one line of a message, its middle left out where it is longer than that."""
+    words = " ".join(str(text).split())
+    half = length // 2
+    return words if len(words) <= length else f"{words[:half]} ... {words[-half:]}"
+
+
 def unknown_key(prefix: str, key: Any, known: Iterable) -> str:
     """Sentence about a key that nobody declared: the closest one that is, or all of them."""
-    names = sorted(str(name) for name in known)
-    close = difflib.get_close_matches(str(key), names, n=1)
+    names, key = sorted(str(name) for name in known), one_line(key)
+    close = difflib.get_close_matches(key, names, n=1)
     hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(names)}"
     return f"unknown key {prefix}{key}; {hint}"
 

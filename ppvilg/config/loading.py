@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,11 +14,11 @@ from typing import Any, TypeVar
 import yaml
 from omegaconf import MISSING, DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.nodes import StringNode
+from omegaconf.nodes import BooleanNode, StringNode
 
 from ppvilg.files import find_shipped, read_text, shipped_recipes
 
-from .limits import ConfigError, check_values, unknown_key
+from .limits import ConfigError, check_values, one_line, unknown_key
 
 with warnings.catch_warnings():  # its newer name meant something else in 2.3
     warnings.simplefilter("ignore")
@@ -25,6 +27,10 @@ with warnings.catch_warnings():  # its newer name meant something else in 2.3
 
 Schema = TypeVar("Schema")
 Origin = tuple[str, Any]  # what a file or override is called in messages, and what it says
+
+_MOST_FILES, _MOST_VALUES = 256, 100_000  # of one recipe; more are a mistake, and would take all memory
+# What OmegaConf answers to odd values with. OverflowError: a whole number that no float can be.
+_UNREADABLE = (OmegaConfBaseException, TypeError, ValueError, OverflowError, RecursionError)
 
 
 def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()) -> Schema:
@@ -38,7 +44,7 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
     try:
         return OmegaConf.to_object(config)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+        raise ConfigError(one_line(f"{path}: {error}" if path else error)) from error
 
 
 def read(schema: type, path: str | Path | None, overrides: Sequence[str] = ()) -> DictConfig:
@@ -51,38 +57,59 @@ def read(schema: type, path: str | Path | None, overrides: Sequence[str] = ()) -
         origin = _parse_override(config, override)
         config = _merge(config, *origin)
         origins.append(origin)
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{path}: no value for {', '.join(missing)}; set it in the recipe or by -o {missing[0]}=...")
     try:
-        _let_write(config)  # frozen dataclasses do not
-        OmegaConf.resolve(config)
-        check_values(config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if not missing:
+            _let_write(config)  # frozen dataclasses do not
+            OmegaConf.resolve(config)
+            check_values(config)
     except ConfigError as error:
         raise ConfigError(f"{_giver(error.key, origins) or path}: {error}", error.key) from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from error
+    except _UNREADABLE as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{_giver(key, origins) or path}: {f'{key}: ' if key else ''}{_first_line(error)}") from error
+    if missing:
+        raise ConfigError(f"{path}: no value for {', '.join(missing)}; set it in the recipe or by -o {missing[0]}=...")
     OmegaConf.set_readonly(config, True)
     return config
 
 
-def read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Origin]:
+def read_with_bases(path: Path) -> list[Origin]:
     """The files of a recipe in the order in which they are merged: bases first, later ones over earlier ones."""
-    path = find_shipped(path, above[-1].parent if above else ".").resolve()
+    files: list[Origin] = []
+    _add_with_bases(path, (), files)
+    return files
+
+
+def _add_with_bases(named: Path, above: tuple[Path, ...], files: list[Origin]) -> None:
+    path = _find(named, above)
     if path in above:
         raise ConfigError(f"{path}: _base_ files refer to each other in a circle")
-    if not path.is_file():
-        by = f" (named as _base_ in {above[-1]})" if above else ""
-        raise FileNotFoundError(f"no recipe at {path}{by}; with ppvilg come {', '.join(shipped_recipes())}")
+    if len(above) + len(files) >= _MOST_FILES:
+        raise ConfigError(f"{above[0]}: _base_ files refer to each other more than {_MOST_FILES} times; join some")
     node = _parse_file(path)
-    bases = node.pop("_base_", None) or []
+    bases = OmegaConf.to_container(node).get("_base_") or []
     bases = [bases] if isinstance(bases, str) else bases
-    if not (OmegaConf.is_list(bases) or isinstance(bases, list)) or not all(isinstance(each, str) for each in bases):
-        raise ConfigError(f"{path}: _base_ is the name of a recipe or a list of names, found {bases}")
-    files = []
+    if not isinstance(bases, list) or not all(isinstance(each, str) for each in bases):
+        raise ConfigError(f"{path}: _base_ is the name of a recipe or a list of names, found {one_line(bases)}")
     for base in bases:
-        files += read_with_bases(Path(base), above + (path,))
-    return files + [(str(path), node)]
+        _add_with_bases(Path(base), (*above, path), files)
+    if "_base_" in node.keys():  # noqa: SIM118 (`in node` would deny one without a value)
+        del node["_base_"]
+    files.append((str(path), node))
+
+
+def _find(named: Path, above: tuple[Path, ...]) -> Path:
+    """The file of a recipe; a name that no file can have is none that is there."""
+    by = f" (named as _base_ in {above[-1]})" if above else ""
+    path = named
+    try:
+        path = find_shipped(named, above[-1].parent if above else ".").resolve()
+        if path.is_file():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+        raise FileNotFoundError(f"no recipe at {one_line(named)}{by}: {one_line(error)}") from error
+    raise FileNotFoundError(f"no recipe at {path}{by}; with ppvilg come {', '.join(shipped_recipes())}")
 
 
 def _let_write(node: DictConfig) -> None:
@@ -95,21 +122,40 @@ def _let_write(node: DictConfig) -> None:
 
 def _parse_file(path: Path) -> DictConfig:
     try:
-        node = OmegaConf.load(io.StringIO(read_text(path)))
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, OSError, ValueError, TypeError) as error:
+        text = read_text(path)
+        _check_aliases(text)
+        node = OmegaConf.load(io.StringIO(text))
+    except (yaml.YAMLError, OSError, *_UNREADABLE) as error:
         where = "" if str(path) in str(error) else f"{path}: "
-        raise ConfigError(f"{where}not readable as YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where}not readable as YAML: {one_line(error)}") from error
     if not OmegaConf.is_dict(node):
         raise ConfigError(f"{path}: a recipe is a mapping of keys, found {type(node).__name__}")
     return node
+
+
+def _check_aliases(text: str) -> None:
+    """ValueError where aliases stand for more than memory holds, or for what they are a part of."""
+    sizes: dict[int, float] = {}
+
+    def size(node: yaml.Node | None) -> float:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # until it is known: what holds itself has no size
+            inner = node.value if isinstance(node, yaml.SequenceNode) else itertools.chain(*node.value)
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    if size(yaml.compose(text, Loader=yaml.SafeLoader)) > _MOST_VALUES:
+        raise ValueError(f"its aliases (*name) stand for more than {_MOST_VALUES} values, or for themselves")
 
 
 def _parse_override(config: DictConfig, override: str) -> Origin:
     """``a.b=value``; a value that is declared as text is taken as it was typed, any other as YAML."""
     key, separator, text = override.partition("=")
     if not separator or not re.fullmatch(r"[^.\s\[\]]+(\.[^.\s\[\]]+)*", key):
-        raise ConfigError(f"override {override!r} is not of the form a.b=value")
-    origin = f"-o {override}"
+        raise ConfigError(f"override {one_line(repr(override))} is not of the form a.b=value")
+    origin = f"-o {one_line(override)}"
     if text in ("", MISSING):
         raise ConfigError(f"{origin}: there is no value behind the =; write null for none")
     if _is_text(config, key) and text not in ("null", "~") and text[0] not in "'\"":
@@ -117,8 +163,9 @@ def _parse_override(config: DictConfig, override: str) -> Origin:
         OmegaConf.update(node, key, text)
         return origin, node
     try:
+        _check_aliases(text)
         return origin, OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, *_UNREADABLE) as error:
         raise ConfigError(f"{origin}: not readable as YAML: {_first_line(error)}") from error
 
 
@@ -136,7 +183,7 @@ def _merge(config: DictConfig, origin: str, node: DictConfig) -> DictConfig:
     _check_keys(config, node, "", origin)
     try:
         return OmegaConf.merge(config, node)
-    except (OmegaConfBaseException, TypeError, ValueError) as error:  # TypeError: a mapping where a list is declared
+    except _UNREADABLE as error:  # TypeError: a mapping where a list is declared
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{origin}: {f'{key}: ' if key else ''}{_first_line(error)}") from error
 
@@ -155,34 +202,42 @@ def _check_keys(declared: DictConfig, given: Any, prefix: str, origin: str) -> N
             raise ConfigError(f"{origin}: {unknown_key(prefix, key, known)}")
         node = declared._get_node(key)
         value = None if OmegaConf.is_missing(given, key) else given._get_node(key)
-        _check_text(node, value, name, origin)
+        _check_kind(node, value, name, origin)
         if node is not None and value is not None and not OmegaConf.is_missing(declared, key):
             _check_keys(node, value, f"{name}.", origin)
 
 
-def _check_text(declared: Any, given: Any, name: str, origin: str) -> None:
-    """What is declared as text is text: YAML reads on, 0012 and 1_0 as something else, and nobody would see it."""
-    if isinstance(declared, StringNode):
-        values = [given]
-    elif OmegaConf.is_list(declared) and OmegaConf.is_list(given) and declared._metadata.element_type is str:
-        values = [] if given._is_none() else list(given._iter_ex(resolve=False))
+def _check_kind(declared: Any, given: Any, name: str, origin: str) -> None:
+    """Text is text, yes and no are yes and no: 0012, 1_0, on and 15 become something else, and nobody would see it."""
+    of = declared._metadata.element_type if OmegaConf.is_list(declared) else None
+    if OmegaConf.is_list(declared):
+        values = list(given._iter_ex(resolve=False)) if OmegaConf.is_list(given) and not given._is_none() else []
     else:
-        return
+        values = [given]
     for value in values:
         value = value._value() if OmegaConf.is_config(value) or isinstance(value, Node) else value
-        if isinstance(value, (bool, int, float)):
-            raise ConfigError(f"{origin}: {name}: {value} is no text; put it in quotes")
+        if (isinstance(declared, StringNode) or of is str) and isinstance(value, (bool, int, float)):
+            raise ConfigError(f"{origin}: {name}: {one_line(value)} is no text; put it in quotes")
+        if isinstance(declared, BooleanNode) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            raise ConfigError(f"{origin}: {name}: {one_line(value)} is neither true nor false")
 
 
 def _giver(key: str | None, origins: Sequence[Origin]) -> str | None:
     """Which file or override gave a key its value."""
     while key:
         for origin, node in reversed(origins):
-            if OmegaConf.select(node, key, throw_on_missing=False) is not None:
+            if _gives(node, key):
                 return origin
         key = re.sub(r"(\.[^.\[]*|\[\d+\])$", "", key) if re.search(r"[.\[]", key) else None
     return None
 
 
+def _gives(node: DictConfig, key: str) -> bool:
+    try:
+        return OmegaConf.select(node, key, throw_on_missing=False) is not None
+    except _UNREADABLE:  # an interpolation that leads nowhere is a value too
+        return True
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from omegaconf import OmegaConf
+
 from ppvilg.config import ConfigError, load, read_with_bases
 
 
@@ -50,12 +52,13 @@ def open_suite(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Suite:
 
     ValueError names the file or override and the key at fault, before anything heavy; FileNotFoundError: no such file.
     """
-    named = [(file, node["suite"]) for file, node in read_with_bases(Path(path)) if node.get("suite") is not None]
+    files = [(file, OmegaConf.to_container(node)) for file, node in read_with_bases(Path(path))]
+    named = [(file, content["suite"]) for file, content in files if content.get("suite") is not None]
     named += [(f"-o {each}", each.partition("=")[2]) for each in overrides if each.startswith("suite=")]
     if not named:
         raise ConfigError(f"{path}: no value for suite; write suite: and one of {', '.join(SUITES)}")
     origin, name = named[-1]
-    if name not in SUITES:
+    if not isinstance(name, str) or name not in SUITES:
         raise ConfigError(f"{origin}: suite {name!r} is not one of {', '.join(SUITES)}")
     module = importlib.import_module(SUITES[name].module)
     return getattr(module, SUITES[name].suite)(load(getattr(module, SUITES[name].recipe), path, overrides))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import importlib.util
+import importlib
 import logging
 import random
 import resource
@@ -20,23 +20,24 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 import warnings
 from pathlib import Path
 
 from tqdm import tqdm
 
-ROOMS = ("data",)  # whose tests have a fuzz.py with GENERATORS
+ROOMS = ("data", "config")  # whose tests have a fuzz.py with GENERATORS
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def load_generators() -> dict:
     """{name: generator} of all rooms."""
+    tests = types.ModuleType("tests")  # not another package's of that name
+    tests.__path__ = [str(TESTS)]
+    sys.modules["tests"] = tests
     found = {}
     for room in ROOMS:
-        path = Path(__file__).resolve().parents[1] / room / "fuzz.py"
-        specification = importlib.util.spec_from_file_location(f"fuzz_{room}", path)
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        found |= module.GENERATORS
+        found |= importlib.import_module(f"tests.{room}.fuzz").GENERATORS
     return found
 
 
