@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from tests.pipelines.conftest import CAPTIONS, components  # noqa: F401  (components: a fixture)
+from tests.components import CAPTIONS, components  # noqa: F401  (components: a fixture)
 
 PROMPTS = CAPTIONS[:3]
 
@@ -37,13 +37,18 @@ def tiny(components):  # noqa: F811
 BACKENDS = ["cpu", "onednn", *(name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name))]
 
 
-@pytest.fixture(scope="session")
-def bundle(tiny, tmp_path_factory):
-    """The export of `tiny` for every back end of a CPU; tests must leave it as it is."""
+def export_tiny(tiny, tmp_path_factory, backends):
+    """Folder of a new export bundle of `tiny`."""
     from ppvilg.export import export_pipeline
 
     folder = tmp_path_factory.mktemp("export") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        export_pipeline(tiny, folder, BACKENDS, prompts=PROMPTS)
+        export_pipeline(tiny, folder, backends, prompts=PROMPTS)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny, tmp_path_factory):
+    """The export of `tiny` for every back end of a CPU; tests must leave it as it is."""
+    return export_tiny(tiny, tmp_path_factory, BACKENDS)

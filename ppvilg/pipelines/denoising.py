@@ -16,7 +16,8 @@ the same expert with latents of one size and texts of one length share one call 
 raises its `failure`. What `step` itself raises comes from a callback or from reading an expert.
 
 `ErnieViLG2Pipeline.__call__` and the queue are this loop and nothing else. Calls from several threads may share one
-pipeline; over an exported or streamed one, whose experts have one set of buffers, they take turns.
+pipeline; over an exported or streamed one, whose experts have one set of buffers, and where tokens are merged, they
+take turns.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from .arguments import Arguments
 from .canvas import Canvas
 from .noise import NoiseSource
 from .schedulers import Solver
+from .switches import merges_tokens
 
 
 class Conditioning(NamedTuple):
@@ -258,7 +260,7 @@ _turns: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # unets whose e
 @contextlib.contextmanager
 def at_work(pipeline) -> Iterator[None]:
     """Networks in evaluation mode, those that were training put back by whoever leaves last; one thread at a time
-    where the experts are exported or streamed."""
+    where the experts are exported or streamed, or merge tokens."""
     with _turn_of(pipeline.unet), _evaluating(pipeline.text_encoder, pipeline.unet, pipeline.vae):
         yield
 
@@ -284,7 +286,8 @@ def _evaluating(*layers) -> Iterator[None]:
 
 
 def _turn_of(unet) -> contextlib.AbstractContextManager:
-    if isinstance(unet.experts, paddle.nn.LayerList) and not hasattr(unet.experts, "dtype"):
+    in_memory = isinstance(unet.experts, paddle.nn.LayerList) and not hasattr(unet.experts, "dtype")
+    if in_memory and not merges_tokens(unet):
         return contextlib.nullcontext()
     with _lock:
         return _turns.setdefault(unet, threading.RLock())

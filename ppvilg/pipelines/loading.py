@@ -99,15 +99,49 @@ class Loading:
         """
         return cls(**published_components(ernie, unet, vae, scheduler, from_diffusers, num_experts), **config)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        to_diffusers: bool | None = None,
+        **kwargs,
+    ) -> None:
         """Writes every component (safetensors) and model_index.json, without the paths they were loaded from.
 
-        ValueError for an exported pipeline: its bundle is what it is on disk.
+        ValueError, before anything is written: the networks are not all in memory, or `from_pretrained` could not read
+        the folder.
         """
-        if self.is_exported:
-            raise ValueError("an exported pipeline has no weights to save: copy the folder of its bundle instead")
+        self._need_weights("save_pretrained", safe_serialization, variant, to_diffusers)
         super().save_pretrained(os.fspath(save_directory), **kwargs)
         forget_paths(Path(save_directory))
+
+    def save_config(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """Writes model_index.json alone. ValueError for an exported pipeline, whose manifest says more."""
+        if self.is_exported:
+            raise ValueError("save_config: an exported pipeline is described by the manifest.json of its bundle")
+        super().save_config(os.fspath(save_directory), *args, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Uploads the folder that `save_pretrained` writes; ValueError, before a repository is made, as there."""
+        self._need_weights("push_to_hub", **_forms(kwargs))
+        return super().push_to_hub(repo_id, **kwargs)
+
+    def save_to_aistudio(self, repo_id: str, **kwargs):
+        """As `push_to_hub`, to AI Studio."""
+        self._need_weights("save_to_aistudio", **_forms(kwargs))
+        return super().save_to_aistudio(repo_id, **kwargs)
+
+    def _need_weights(self, what: str, safe_serialization=True, variant=None, to_diffusers=None) -> None:
+        if self.is_exported:
+            raise ValueError(f"{what}: an exported pipeline has no weights to save, copy the folder of its bundle")
+        if self.is_streamed:
+            raise ValueError(f"{what}: not all experts are in memory; open the model without max_resident_experts")
+        if not safe_serialization or variant or to_diffusers:
+            raise ValueError(
+                f"{what}: weights are written as safetensors in Paddle's layout without a variant, "
+                "leave safe_serialization, variant and to_diffusers out"
+            )
 
     def __setattr__(self, name: str, value) -> None:
         components = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
@@ -117,6 +151,12 @@ class Loading:
             self.register_modules(**{name: value})
         else:
             super().__setattr__(name, value)
+
+
+def _forms(arguments: dict) -> dict:
+    """The arguments that decide in which form weights are written."""
+    names = ("safe_serialization", "variant", "to_diffusers")
+    return {name: arguments[name] for name in names if name in arguments}
 
 
 def published_components(

@@ -1,7 +1,8 @@
 """The stock switches of ppdiffusers' pipelines, on all three kinds of ours: each works, or refuses by its name.
 
-plain: experts in memory, everything works. streamed (max_resident_experts): what would have to change experts that are
-not in memory refuses. exported: graphs are as they were exported, so what changes networks refuses.
+plain: experts in memory, everything works that the machine has. streamed (max_resident_experts): what would have to
+change experts that are not in memory refuses. exported: graphs are as they were exported, so what changes networks
+refuses.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from collections.abc import Iterator, Sequence
 
 import paddle
 from ppdiffusers.loaders import FromSingleFileMixin, IPAdapterMixin, LoraLoaderMixin, TextualInversionLoaderMixin
+from ppdiffusers.utils.import_utils import is_ppxformers_available
 
 from ppvilg.models import PatchAutoencoderKL
+from ppvilg.models.freeu import mend_freeu
+
+from .arguments import number, whole_number
 
 _LOADERS = (LoraLoaderMixin, TextualInversionLoaderMixin, IPAdapterMixin, FromSingleFileMixin)
 _NOT_HERE = {name for loader in _LOADERS for name in vars(loader) if not name.startswith("_")}
@@ -76,6 +81,8 @@ class StockSwitches:
         """A pipeline with networks of its own; ValueError where they cannot be copied."""
         if self.is_exported or self.is_streamed:
             raise ValueError("a streamed or exported pipeline cannot be deep-copied: open it again, or use copy.copy")
+        if merges_tokens(self.unet):
+            raise ValueError("deepcopy: a copy of merged tokens' hooks would change this pipeline; remove_tome first")
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
@@ -84,8 +91,10 @@ class StockSwitches:
     # ---- attention ----
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: str | None = None) -> None:
-        """Stock attention by one fused call, or as it was; key-token weights stay in force."""
+        """Stock attention by one fused call, or as it was; key-token weights stay in force. ValueError: on a CPU."""
         self._need_experts("memory-efficient attention")
+        if valid and not is_ppxformers_available():
+            raise ValueError("memory-efficient attention: Paddle has it for GPUs alone, enable_attention_slicing works")
         super().set_use_memory_efficient_attention_xformers(valid, attention_op)
 
     def set_attention_slice(self, slice_size: int | str | None) -> None:
@@ -104,6 +113,38 @@ class StockSwitches:
         """One attention processor for all layers, or a dict as `attn_processors`; key-token weights stay around it."""
         self._need_experts("set_attn_processor")
         self.unet.set_attn_processor(processor)
+
+    # ---- token merging ----
+
+    def apply_tome(
+        self,
+        ratio: float = 0.5,
+        max_downsample: int = 1,
+        sx: int = 2,
+        sy: int = 2,
+        use_rand: bool = False,
+        merge_attn: bool = True,
+        merge_crossattn: bool = False,
+        merge_mlp: bool = False,
+    ) -> StockSwitches:
+        """Token merging (arXiv 2303.17604) in every expert: less to compute, slightly other pictures.
+
+        The share `ratio` of the tokens, below 1 - 1 / (sx * sy), is merged where latents are at most `max_downsample`
+        times smaller than the model's. Without random choice, which stock switches on: a seed decides the picture.
+        ValueError: use_rand=True, or a number that is none.
+        """
+        self._need_experts("apply_tome")
+        if use_rand:
+            raise ValueError("apply_tome(use_rand=True): seeds would no longer decide the pictures, leave use_rand out")
+        number("ratio", ratio)
+        for name, value in (("max_downsample", max_downsample), ("sx", sx), ("sy", sy)):
+            whole_number(name, value)
+        return super().apply_tome(ratio, max_downsample, sx, sy, False, merge_attn, merge_crossattn, merge_mlp)
+
+    def remove_tome(self, only_return_self: bool = True):
+        """No token merging."""
+        self._need_experts("remove_tome")
+        return super().remove_tome(only_return_self)
 
     # ---- VAE and FreeU ----
 
@@ -129,6 +170,7 @@ class StockSwitches:
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """FreeU (arXiv 2309.11497) in every expert."""
         self._need_experts("enable_freeu")
+        mend_freeu()
         for expert in self.unet.experts:
             expert.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
 
@@ -186,6 +228,11 @@ class StockSwitches:
         if self.is_exported:
             raise ValueError(f"{what}: the graphs of a bundle are as they were exported")
         return self.vae
+
+
+def merges_tokens(unet) -> bool:
+    """Whether `apply_tome` is in force: its blocks then share the size of the call that is running."""
+    return bool(getattr(unet, "_tome_info", {}).get("hooks"))
 
 
 def _target(args: tuple, kwargs: dict) -> tuple[str | None, str | None]:

@@ -6,14 +6,6 @@ import numpy as np
 import pytest
 
 from ppvilg.pipelines import ErnieViLG2Pipeline, open_pipeline
-from tests.bundles import bundle, tiny  # noqa: F401  (fixtures)
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):  # noqa: F811
-    place = tmp_path_factory.mktemp("saved")
-    tiny.save_pretrained(place)
-    return place
 
 
 def draw(pipeline) -> np.ndarray:
@@ -21,10 +13,10 @@ def draw(pipeline) -> np.ndarray:
     return pipeline("三只企鹅", generator=0, output_type="np").images
 
 
-def test_folder_streamed_folder_and_bundle_draw_the_same(tiny, folder, bundle):  # noqa: F811
+def test_folder_streamed_folder_and_bundle_draw_the_same(tiny, saved, bundle):
     expected = draw(tiny)
-    assert np.array_equal(draw(open_pipeline(folder, device="cpu")), expected)
-    assert np.array_equal(draw(open_pipeline(str(folder), max_resident_experts=1)), expected)
+    assert np.array_equal(draw(open_pipeline(saved, device="cpu")), expected)
+    assert np.array_equal(draw(open_pipeline(str(saved), max_resident_experts=1)), expected)
     np.testing.assert_allclose(draw(open_pipeline(bundle)), expected, atol=1 / 255)
     assert isinstance(open_pipeline("emoji64"), ErnieViLG2Pipeline)
 
@@ -40,12 +32,12 @@ def test_folder_streamed_folder_and_bundle_draw_the_same(tiny, folder, bundle): 
         ({"max_resident_experts": 3}, "max_resident_experts must be a whole number from 1 to 2"),
     ],
 )
-def test_what_does_not_fit_a_folder(folder, arguments, message):
+def test_what_does_not_fit_a_folder(saved, arguments, message):
     with pytest.raises(ValueError, match=message):
-        open_pipeline(folder, **arguments)
+        open_pipeline(saved, **arguments)
 
 
-def test_what_is_no_model(tmp_path, bundle):  # noqa: F811
+def test_what_is_no_model(tmp_path, bundle):
     with pytest.raises(FileNotFoundError, match=r"neither a pipeline folder \(no model_index.json\) nor a bundle"):
         open_pipeline(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"'emoji65' is neither a folder nor a model of the zoo \(emoji64\)"):
