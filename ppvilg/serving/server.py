@@ -141,14 +141,14 @@ def run(
     pool.start()
     threading.Thread(target=_tell, args=(service, server, pool), daemon=True).start()
     try:
-        asyncio.run(_serve(server, app, settings, redirect))
+        asyncio.run(serve(server, app, settings, redirect))
     finally:
         if not service.is_draining:
             drain()
     return 1 if pool.unusable.is_set() or not server.started else 0
 
 
-async def _serve(server: Server, app, settings: ServiceSettings, redirect: int | None) -> None:
+async def serve(server: Server, app, settings: ServiceSettings, redirect: int | None) -> None:
     """Runs the server, and beside it on the same loop the TLS port and the proxy that leads there."""
     if redirect is None:
         await server.serve()

@@ -1,11 +1,13 @@
-"""A store of either kind, and a PostgreSQL server of one's own where its programs are installed."""
+"""A tiny model and its service, a store of either kind, a PostgreSQL server where its programs are installed.
+
+The fixtures are here alone: one that test files import from elsewhere is made again for each of them.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 
@@ -15,9 +17,31 @@ pytest.importorskip("sqlalchemy", reason="the service's packages are not install
 pytest.importorskip("fastapi", reason="the service's packages are not installed: pip install ppvilg[serve]")
 
 from ppvilg.serving.store import Store, sqlite_url  # noqa: E402
+from ppvilg.serving.store.keys import new_key  # noqa: E402
+from tests.bundles import bundle, tiny  # noqa: E402, F401  (fixtures)
+from tests.pipelines.conftest import components  # noqa: E402, F401
+from tests.serving.running import free_port, running  # noqa: E402
+
+SECONDS = 120  # for a program of PostgreSQL
 
 
 @pytest.fixture(scope="session")
+def model_folder(tiny, tmp_path_factory):  # noqa: F811
+    """A tiny pipeline as a folder."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def served(model_folder, tmp_path_factory):
+    """A service with a key, open to this machine without one too."""
+    with running(model_folder, tmp_path_factory.mktemp("service")) as found:
+        found.ak, found.sk = new_key(found.service.store, "test")
+        yield found
+
+
+@pytest.fixture(scope="package")
 def postgres_server():
     """URL of a new PostgreSQL server that is gone after the tests, or a skip."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install ppvilg[postgres]")
@@ -30,18 +54,20 @@ def postgres_server():
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres")
         user = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = os.path.join(folder, "data")
-    command = [*user, f"{found}/initdb", "-D", data, "-U", "ppvilg", "-A", "trust", "--no-sync"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    port, data = free_port(), os.path.join(folder, "data")
+
+    def run(program: str, *arguments: str, check: bool = True) -> None:
+        command = [*user, f"{found}/{program}", "-D", data, *arguments]
+        subprocess.run(command, check=check, timeout=SECONDS, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
     settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    start = [*user, f"{found}/pg_ctl", "-D", data, "-w", "-l", os.path.join(folder, "log"), "-o", settings, "start"]
-    subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
-    yield f"postgresql://ppvilg@127.0.0.1:{port}"
-    subprocess.run([*user, f"{found}/pg_ctl", "-D", data, "-m", "immediate", "stop"], stdout=subprocess.DEVNULL)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        run("initdb", "-U", "ppvilg", "-A", "trust", "--no-sync")
+        run("pg_ctl", "-w", "-l", os.path.join(folder, "log"), "-o", settings, "start")
+        yield f"postgresql://ppvilg@127.0.0.1:{port}"
+    finally:
+        run("pg_ctl", "-m", "immediate", "stop", check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

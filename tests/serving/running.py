@@ -1,24 +1,24 @@
-"""A service over a tiny model in this process: the API on a port, one worker in a thread."""
+"""A service in this process: the API on a port of its own, and a worker in a thread; every wait has an end."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import uvicorn
 
 from ppvilg.serving.api import build_app
 from ppvilg.serving.model.info import model_hash
+from ppvilg.serving.redirect.proxy import HOSTS
+from ppvilg.serving.server import serve
 from ppvilg.serving.service import Service, ServiceSettings
-from ppvilg.serving.store.keys import new_key
 from ppvilg.serving.worker import Worker
-from tests.bundles import tiny  # noqa: F401  (a fixture)
-from tests.pipelines.conftest import components  # noqa: F401
 
 FORBIDDEN = "不许画的"
 
@@ -30,12 +30,19 @@ def refuse(settings: dict, picture) -> str | None:
     return "nobody may see this" if picture is not None and settings["prompt"] == FORBIDDEN else None
 
 
-@pytest.fixture(scope="session")
-def model_folder(tiny, tmp_path_factory) -> Path:  # noqa: F811
-    """A tiny pipeline as a folder."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.save_pretrained(folder)
-    return folder
+def until(condition: Callable[[], object], what: str, seconds: float = 90, pause: float = 0.02):
+    """Waits for a true value and returns it; AssertionError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(pause)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @dataclass
@@ -43,7 +50,6 @@ class Running:
     """A service that answers."""
 
     service: Service
-    worker: Worker
     url: str
     port: int
     ak: str = ""
@@ -51,37 +57,41 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(model_folder: Path, data: Path, database: str | None = None, **settings):
-    """Runs a service with one worker until the block ends."""
+def running(model_folder: Path, data: Path, draws: bool = True, redirect: int | None = None, **settings):
+    """Runs a service until the block ends, with one worker if it `draws`; see ppvilg.serving.server for redirect."""
+    port = free_port()
+    service = Service(ServiceSettings(str(model_folder), data, port=port, **settings), refuse)
+    app = build_app(service, () if redirect is None else HOSTS)
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=5))
+    runs = [lambda: asyncio.run(serve(server, app, service.settings, redirect))]
+    if draws:
+        worker = _worker(service, model_folder)
+        runs.append(worker.run)
+    threads = [threading.Thread(target=run, daemon=True) for run in runs]
+    for thread in threads:
+        thread.start()
+
+    def is_up() -> bool:
+        assert all(thread.is_alive() for thread in threads), "the server or its worker has ended"
+        return server.started and (not draws or service.is_ready() and service.knowledge.is_loaded)
+
+    try:
+        until(is_up, "the service")
+        yield Running(service, f"http://127.0.0.1:{port}", port)
+    finally:
+        server.should_exit = True
+        if draws:
+            worker.stop()
+        for thread in threads:
+            thread.join(30)
+        service.store.close()
+    assert not any(thread.is_alive() for thread in threads), "a thread of the service does not end"
+
+
+def _worker(service: Service, model_folder: Path) -> Worker:
     from ppvilg.pipelines import open_pipeline
     from ppvilg.serving.worker.painter import PipelinePainter
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    service = Service(ServiceSettings(str(model_folder), data, database, port=port, **settings), refuse)
     painter = PipelinePainter(open_pipeline(model_folder))
     about = {"name": service.model.name, "hash": model_hash(model_folder)}
-    worker = Worker(service.store, service.folder, painter, "test", about, picture_filter=refuse)
-    server = uvicorn.Server(uvicorn.Config(build_app(service), "127.0.0.1", port, log_level="warning"))
-    threads = [threading.Thread(target=worker.run), threading.Thread(target=server.run)]
-    for thread in threads:
-        thread.start()
-    while not (server.started and service.is_ready() and service.knowledge.is_loaded):
-        time.sleep(0.02)
-    try:
-        yield Running(service, worker, f"http://127.0.0.1:{port}", port)
-    finally:
-        server.should_exit = True
-        worker.stop()
-        for thread in threads:
-            thread.join()
-        service.store.close()
-
-
-@pytest.fixture(scope="session")
-def served(model_folder, tmp_path_factory):
-    """A service with a key, open to this machine without one too."""
-    with running(model_folder, tmp_path_factory.mktemp("service")) as found:
-        found.ak, found.sk = new_key(found.service.store, "test")
-        yield found
+    return Worker(service.store, service.folder, painter, "test", about, picture_filter=refuse)

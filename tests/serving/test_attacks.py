@@ -19,11 +19,11 @@ from ppvilg.serving.access.identity import COOKIE
 from ppvilg.serving.operation import tidy
 from ppvilg.serving.store import gallery
 from tests.serving.mutations import mutated
-from tests.serving.running import components, model_folder, running, served, tiny  # noqa: F401  (fixtures)
+from tests.serving.running import running
 
 
 @pytest.fixture
-def client(served):  # noqa: F811
+def client(served):
     with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as client:
         yield client
 
@@ -97,7 +97,7 @@ def test_a_foreign_host(client, host):
     assert client.post("/sdapi/v1/txt2img", headers={"Host": host}, json={}).status_code in (400, 403)
 
 
-def test_a_foreign_origin(client, served):  # noqa: F811
+def test_a_foreign_origin(client, served):
     here = f"127.0.0.1:{served.port}"
     for origin in ("http://evil.example", "null", f"http://localhost:{served.port}", f"http://{here}.evil.example"):
         answer = client.post("/v1/jobs", headers={"Origin": origin}, content=b'{"prompt":"x"}')
@@ -117,16 +117,16 @@ def test_headers_of_every_answer(client):
         assert "access-control-allow-origin" not in headers
 
 
-def test_no_path_leads_out_of_the_page(client, served, tmp_path):  # noqa: F811
+def test_no_path_leads_out_of_the_page(client, served, tmp_path):
     up = ("/../service.py", "/%2e%2e/service.py", "/..%2f..%2fsetup.py", "/js/..%5c..%5cservice.py", "//etc/passwd")
     for path in (*up, "/service.py", "/__init__.py", "/.git/config", "/\0.html"):
-        with socket.create_connection(("127.0.0.1", served.port)) as raw:
+        with socket.create_connection(("127.0.0.1", served.port), 30) as raw:
             raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode("latin-1"))
             status = raw.recv(20)
         assert status.split()[1] in (b"400", b"404", b"422"), (path, status)
 
 
-def test_ids_are_not_paths(client, served):  # noqa: F811
+def test_ids_are_not_paths(client, served):
     secret = served.service.folder.root / "signing.key"
     assert secret.stat().st_mode & 0o077 == 0
     for id in ("..%2f..%2fsigning.key", "../../signing", "....", "%00", "a" * 3000):
@@ -135,15 +135,15 @@ def test_ids_are_not_paths(client, served):  # noqa: F811
             assert client.get(path).status_code in (400, 403, 404, 414, 422)
 
 
-def test_a_symlink_in_the_folder_is_not_served_by_its_name(client, served):  # noqa: F811
+def test_a_symlink_in_the_folder_is_not_served_by_its_name(client, served):
     link = served.service.folder.root / "pictures" / "aa"
     link.mkdir(exist_ok=True)
     os.symlink("/etc/passwd", link / ("a" * 64 + ".png"))
     assert client.get(f"/v1/pictures/{'a' * 64}").status_code == 404
 
 
-def test_without_a_key(model_folder, tmp_path_factory):  # noqa: F811
-    with running(model_folder, tmp_path_factory.mktemp("closed"), require_key=True) as closed:
+def test_without_a_key(model_folder, tmp_path_factory):
+    with running(model_folder, tmp_path_factory.mktemp("closed"), draws=False, require_key=True) as closed:
         with httpx.Client(base_url=closed.url, timeout=20, trust_env=False) as client:
             assert client.get("/v1/me").json()["needs_key"]
             assert "set-cookie" not in client.get("/").headers
@@ -170,7 +170,7 @@ def test_without_a_key(model_folder, tmp_path_factory):  # noqa: F811
             assert client.get("/oauth/2.0/token", params=pair).status_code == 401
 
 
-def test_nothing_secret_is_in_store_or_log(served, client, caplog):  # noqa: F811
+def test_nothing_secret_is_in_store_or_log(served, client, caplog):
     token = served.service.authenticator.new_token(served.ak, served.sk)
     with caplog.at_level("INFO", "ppvilg.serving"):
         client.post(f"/rpc/2.0/ernievilg/v1/txt2img?access_token={token}", json={"text": "秘密的猫"})
@@ -197,9 +197,9 @@ def test_mutated_requests_do_no_harm(client):
     assert client.post("/sdapi/v1/txt2img", content=nested.encode()).status_code == 422
 
 
-def test_the_disk_cap_holds(model_folder, tmp_path_factory, monkeypatch):  # noqa: F811
+def test_the_disk_cap_holds(model_folder, tmp_path_factory, monkeypatch):
     data = tmp_path_factory.mktemp("small")
-    with running(model_folder, data, disk_bytes=20_000) as small:
+    with running(model_folder, data, draws=False, disk_bytes=20_000) as small:
         for number in range(40):
             with httpx.Client(base_url=small.url, trust_env=False) as client:
                 assert client.post("/v1/uploads", content=noise(32, number)).status_code == 201

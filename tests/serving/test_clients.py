@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.serving.running import components, model_folder, served, tiny  # noqa: F401  (fixtures)
-
 HERE = Path(__file__).parent
 # Name of an environment, what is installed in it: they do not all fit beside each other or beside Paddle.
 ENVIRONMENTS = {
@@ -58,7 +56,7 @@ def picture(tmp_path_factory) -> str:
     return str(path)
 
 
-def test_wenxin_api(served, picture):  # noqa: F811
+def test_wenxin_api(served, picture):
     found = run(environment("baidu", "wenxin_api"), "wenxin.py", served.url, served.ak, served.sk, picture)
     assert found["sleep"] == 20 and found["seconds"] < 20
     assert len(found["pictures"]) == 2 and min(found["pictures"]) > 100
@@ -70,7 +68,7 @@ def test_wenxin_api(served, picture):  # noqa: F811
     assert "not valid" in found["wrong key"]
 
 
-def test_erniebot(served):  # noqa: F811
+def test_erniebot(served):
     token = served.service.authenticator.new_token(served.ak, served.sk)
     found = run(environment("baidu", "erniebot"), "ernie.py", served.url, token)
     assert len(found["path"]) == len(found["host"]) == 2 and min(found["path"]) > 100
@@ -81,7 +79,7 @@ def test_erniebot(served):  # noqa: F811
     assert found["token"][0] in ("InvalidTokenError", "TokenUpdateFailedError")
 
 
-def test_openai(served, picture):  # noqa: F811
+def test_openai(served, picture):
     found = run(environment("modern", "openai"), "openai_images.py", served.url, served.sk, picture)
     assert found["models"] == ["tiny"]
     assert found["sizes"] == [[16, 24], [16, 24]] and found["size"] == "16x24"
@@ -96,7 +94,7 @@ def test_openai(served, picture):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["modern", "here"])
-def test_huggingface_hub(served, picture, name):  # noqa: F811
+def test_huggingface_hub(served, picture, name):
     python = sys.executable if name == "here" else environment(name, "huggingface_hub")
     found = run(python, "hugging.py", served.url, served.sk, picture)
     assert found["size"] == [16, 24] and found["same"]
@@ -104,7 +102,7 @@ def test_huggingface_hub(served, picture, name):  # noqa: F811
     assert "nobody may see this" in found["failed"][1] and "401" in found["key"][1]
 
 
-def test_webuiapi(served, picture):  # noqa: F811
+def test_webuiapi(served, picture):
     python = environment("baidu", "webuiapi")
     found = run(python, "webui.py", "127.0.0.1", str(served.port), served.ak, served.sk, picture)
     assert found["sizes"] == [[16, 16], [16, 16]]
@@ -119,7 +117,7 @@ def test_webuiapi(served, picture):  # noqa: F811
     assert found["interrupt"] == {} and found["progress"] == 0
 
 
-def test_qianfan(served):  # noqa: F811
+def test_qianfan(served):
     python = environment("qianfan", "qianfan")
     found = run(python, "qianfan_images.py", served.url, served.ak, served.sk, HOME=os.environ.get("HOME", "/tmp"))
     assert found["pictures"] == ["89504e47"] * 2

@@ -12,11 +12,11 @@ from ppvilg.serving.model.requests import Limits, resolve
 from ppvilg.serving.store import QueueLimits, Store, claims, gallery, jobs, sqlite_url
 from ppvilg.serving.store.folder import DataFolder
 from ppvilg.serving.worker import Worker
-from tests.serving.running import components, model_folder, tiny  # noqa: F401  (fixtures)
+from tests.serving.running import until
 
 
 @pytest.fixture(scope="module")
-def painter(model_folder):  # noqa: F811
+def painter(model_folder):
     from ppvilg.pipelines import open_pipeline
     from ppvilg.serving.worker.painter import PipelinePainter
 
@@ -57,7 +57,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(model_folder, painter, tmp_path):  # noqa: F811
+def desk(model_folder, painter, tmp_path):
     return Desk(model_folder, painter, tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_mixed_requests_equal_their_solo_pictures(desk):
     assert len({hash for hashes in alone for hash in hashes}) == len(MIXED)
 
 
-def test_streamed_experts_draw_the_same_and_are_read_once_a_sweep(desk, model_folder, tmp_path):  # noqa: F811
+def test_streamed_experts_draw_the_same_and_are_read_once_a_sweep(desk, model_folder, tmp_path):
     from ppvilg.pipelines import open_pipeline
     from ppvilg.serving.worker.painter import PipelinePainter
 
@@ -129,8 +129,7 @@ def test_one_picture_is_not_behind_fifty(desk):
 def test_cancel_ends_between_steps_and_keeps_what_is_finished(desk):
     job = desk.submit(num_images=6, num_inference_steps=5)
     other = desk.submit("b", num_inference_steps=30)
-    while len(desk.hashes(job)) < 3:
-        desk.turn()
+    until(lambda: desk.turn() or len(desk.hashes(job)) >= 3, "three pictures", pause=0)
     jobs.cancel(desk.store, "a", [job.id])
     time.sleep(0.11)
     desk.turn()
@@ -142,11 +141,16 @@ def test_cancel_ends_between_steps_and_keeps_what_is_finished(desk):
 def test_progress_and_the_strip(desk):
     job = desk.submit("browser:x", num_images=2, num_inference_steps=10)
     shown = []
-    while not (state := desk.state(job)).is_final:
+
+    def turn():
         desk.turn()
         desk.worker._reported = 0.0
-        if state.progress:
-            shown.append(state.progress)
+        state = desk.state(job)
+        shown.append(state.progress)
+        return state.is_final
+
+    until(turn, "the end of the job", pause=0)
+    shown = [progress for progress in shown if progress]
     assert {each["expert"] for each in shown if each.get("expert") is not None} == {0, 1}
     assert [each["steps_done"] for each in shown] == sorted(each["steps_done"] for each in shown)
     strip = desk.state(job).progress["previews"]
@@ -171,7 +175,7 @@ def test_a_step_that_breaks_ends_its_job_alone(desk, painter, monkeypatch):
     assert (desk.state(bad).error_code, desk.state(good).state) == ("internal", "done")
 
 
-def test_a_filter_answers_a_reason(model_folder, painter, tmp_path):  # noqa: F811
+def test_a_filter_answers_a_reason(model_folder, painter, tmp_path):
     desk = Desk(model_folder, painter, tmp_path, picture_filter=lambda settings, picture: "not for children")
     job = desk.submit()
     desk.finish(job)
@@ -188,14 +192,18 @@ def test_stopping_drains_or_hands_back(desk):
     assert desk.state(long).attempts == 0
 
 
-def test_two_workers_on_postgresql_draw_each_picture_once(model_folder, painter, tmp_path, postgres_url):  # noqa: F811
+def test_two_workers_on_postgresql_draw_each_picture_once(model_folder, painter, tmp_path, postgres_url):
     first = Desk(model_folder, painter, tmp_path, postgres_url)
     second = Desk(model_folder, painter, tmp_path, postgres_url)
     second.worker.name = "v"
     handed_in = [first.submit(f"owner {number % 3}", seed=number, num_inference_steps=2) for number in range(12)]
-    while not all(first.state(job).is_final for job in handed_in):
+
+    def turn():
         first.turn()
         second.turn()
+        return all(first.state(job).is_final for job in handed_in)
+
+    until(turn, "all jobs", pause=0)
     assert [first.state(job).attempts for job in handed_in] == [1] * 12
     assert len({hash for job in handed_in for hash in first.hashes(job)}) == 12
     assert claims.claim(first.store, "w", 5, True) == []

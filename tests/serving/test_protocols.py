@@ -13,13 +13,13 @@ from PIL import Image
 
 from ppvilg.serving.access import signing
 from ppvilg.serving.model.info import describe, read_model
-from tests.serving.running import components, model_folder, served, tiny  # noqa: F401  (fixtures)
+from tests.serving.running import until
 
 HUB = "/younger/portal/api/rest/1.0/ernievilg/v1/"
 
 
 @pytest.fixture
-def client(served):  # noqa: F811
+def client(served):
     with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as client:
         yield client
 
@@ -31,18 +31,17 @@ def png(width=16, height=16, colour=(9, 99, 199)) -> bytes:
 
 
 def drawn(client, **asked) -> dict:
-    job = client.post("/v1/jobs", json={"prompt": "三只企鹅", **asked}).json()
-    while job["state"] in ("queued", "running"):
-        time.sleep(0.02)
-        job = client.get(f"/v1/jobs/{job['id']}").json()
-    return job
+    """A job that has ended."""
+    address = "/v1/jobs/" + client.post("/v1/jobs", json={"prompt": "三只企鹅", **asked}).json()["id"]
+    until(lambda: client.get(address).json()["state"] not in ("queued", "running"), "the job")
+    return client.get(address).json()
 
 
 # ---- PaddleHub, whose module is not on PyPI: its requests in their order ----
 
 
 @pytest.mark.parametrize("version", ["1.1.0", "1.3.0"])
-def test_paddlehub(client, served, version, monkeypatch):  # noqa: F811
+def test_paddlehub(client, served, version, monkeypatch):
     pair = {"grant_type": "client_credentials", "client_id": served.ak, "client_secret": served.sk}
     token = client.get("/younger/portal/api/oauth/token", params=pair).json()
     assert token["code"] == 0
@@ -53,19 +52,21 @@ def test_paddlehub(client, served, version, monkeypatch):  # noqa: F811
     made = client.post(f"{HUB}txt2img?from=paddlehub", data=form).json()
     assert made["msg"] == "success"
     task = made["data"]["taskId"]
-    while True:
+
+    def poll():
         answer = client.post(f"{HUB}getImg?from=paddlehub", data={"access_token": token["data"], "taskId": task}).json()
         assert (answer["code"], answer["msg"]) == (0, "success")
         assert type(answer["data"]["taskId"]) is type(task) and answer["data"]["waiting"]
-        if answer["data"]["status"] == 1:
-            break
+        return answer if answer["data"]["status"] == 1 else None
+
+    answer = until(poll, "the pictures")
     assert answer["data"]["text"] == text
     assert len(answer["data"]["imgUrls"]) == 6
     picture = httpx.get(answer["data"]["imgUrls"][0]["image"], trust_env=False)
     assert Image.open(io.BytesIO(picture.content)).size == ((16, 24) if version == "1.1.0" else (16, 16))
 
 
-def test_paddlehub_asks_for_a_new_token_after_111(client, served, monkeypatch):  # noqa: F811
+def test_paddlehub_asks_for_a_new_token_after_111(client, served, monkeypatch):
     monkeypatch.setattr(signing.time, "time", lambda now=time.time: now() - 40 * 86400)
     old = served.service.authenticator.new_token(served.ak, served.sk)
     monkeypatch.undo()
@@ -94,13 +95,13 @@ def test_hub_serving(client):
         ({"text": "不许问的"}, 4001),
     ],
 )
-def test_portal_codes(client, served, fields, code):  # noqa: F811
+def test_portal_codes(client, served, fields, code):
     fields["access_token"] = served.service.authenticator.new_token(served.ak, served.sk)
     answer = client.post(f"{HUB}txt2img", data=fields)
     assert (answer.status_code, answer.json()["code"]) == (200, code)
 
 
-def test_a_task_of_another_owner_is_not_there(client, served):  # noqa: F811
+def test_a_task_of_another_owner_is_not_there(client, served):
     token = served.service.authenticator.new_token(served.ak, served.sk)
     made = client.post(f"{HUB}txt2img", data={"text": "猫", "access_token": token}).json()
     answer = client.post(f"{HUB}getImg", data={"taskId": made["data"]["taskId"]}).json()  # nobody's token: this machine
@@ -132,7 +133,7 @@ def test_events_end_with_the_job_and_resume(client):
     assert ended <= {(picture, expert) for picture in (0, 1) for expert in (0, 1)}
 
 
-def test_a_browser_has_its_own_gallery(client, served):  # noqa: F811
+def test_a_browser_has_its_own_gallery(client, served):
     with httpx.Client(base_url=served.url, trust_env=False, timeout=60) as browser:
         browser.cookies.set("ppvilg_owner", served.service.authenticator.browser_cookie(), domain="127.0.0.1")
         assert browser.get("/v1/me").json()["owner"]["kind"] == "browser"
@@ -188,14 +189,11 @@ def test_cancel_and_idempotency(client):
     first = client.post("/v1/jobs", json=asked, headers=headers).json()
     assert client.post("/v1/jobs", json=asked, headers=headers).json()["id"] == first["id"]
     client.post(f"/v1/jobs/{first['id']}/cancel")
-    deadline = time.time() + 20
-    while client.get(f"/v1/jobs/{first['id']}").json()["state"] != "cancelled":
-        assert time.time() < deadline
-        time.sleep(0.05)
+    until(lambda: client.get(f"/v1/jobs/{first['id']}").json()["state"] == "cancelled", "the end of the job")
     assert first["id"] not in [job["id"] for job in client.get("/v1/jobs?unfinished=true").json()["jobs"]]
 
 
-def test_the_knowledge_view_is_what_the_model_reads(client, served):  # noqa: F811
+def test_the_knowledge_view_is_what_the_model_reads(client, served):
     text = "蓝色背景上的一只[a]龘猫"
     seen = client.post("/v1/knowledge", json={"prompt": text, "style": "水彩", "word_weights": {"背景": 2}}).json()
     assert "".join(word["word"] for word in seen["words"]) == seen["text"] == text + "，水彩"

@@ -77,7 +77,7 @@ def test_every_job_is_claimed_once(store):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     while more := claims.claim(store, "last", room=5, idle=True):  # a lock that was skipped may have left some
         taken.extend(job.id for job in more)
     assert Counter(taken) == Counter(submitted)
@@ -232,7 +232,7 @@ def test_servers_that_start_together_share_one_migration(postgres_url):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(stores) == 4
 
 

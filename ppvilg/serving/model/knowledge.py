@@ -23,8 +23,8 @@ class KnowledgeLoader:
         self._lock = threading.Lock()  # jieba and the tokenizer keep caches
 
     def start(self) -> None:
-        """Begins to load."""
-        threading.Thread(target=self._load, name="knowledge", daemon=True).start()
+        """Begins to load; the process does not end in the middle of it, which could crash it."""
+        threading.Thread(target=self._load, name="knowledge").start()
 
     @property
     def is_loaded(self) -> bool:

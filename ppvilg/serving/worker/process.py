@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from ..logs import log_to
 from ..model.hooks import load_filter
@@ -27,7 +28,9 @@ log = logging.getLogger("ppvilg.serving.worker")
 def main() -> int:
     """Loads the model, then draws until told to stop."""
     _leave_signals_to_the_server()
-    settings = WorkerSettings(**json.loads(sys.stdin.readline()))
+    # Unbuffered: a thread that waits in a buffered standard input makes the interpreter abort when it ends.
+    orders = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
+    settings = WorkerSettings(**json.loads(orders.readline()))
     log_to(settings.log_file)
     store = Store(settings.database)
     try:
@@ -36,7 +39,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2  # trying again would not help
     _leave_signals_to_the_server()  # again, for Paddle takes SIGTERM over when it is imported
-    threading.Thread(target=_take_orders, args=(worker,), daemon=True).start()
+    threading.Thread(target=take_orders, args=(worker, orders), daemon=True).start()
     worker.run()
     return 0
 
@@ -47,9 +50,10 @@ def _leave_signals_to_the_server() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _take_orders(worker) -> None:
-    for line in sys.stdin:
-        order, _, value = line.partition(" ")
+def take_orders(worker, orders: BinaryIO) -> None:
+    """Does what the lines say until they end."""
+    for line in orders:
+        order, _, value = line.decode().partition(" ")
         if order == "drain":
             worker.stop(float(value))
     worker.stop()  # the server is gone: hand everything back
