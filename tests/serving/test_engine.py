@@ -114,8 +114,8 @@ def test_streamed_experts_draw_the_same_and_are_read_once_a_sweep(desk, model_fo
     assert changes == [1, 0]
 
 
-def test_one_picture_is_not_behind_fifty(desk):
-    many = desk.submit("many", num_images=50, num_inference_steps=2)
+def test_one_picture_is_not_behind_many(desk):
+    many = desk.submit("many", num_images=20, num_inference_steps=2)
     for _ in range(3):
         desk.turn()
     one = desk.submit("one", num_inference_steps=2)
@@ -123,7 +123,7 @@ def test_one_picture_is_not_behind_fifty(desk):
     assert desk.state(many).state == "running"
     done = len(desk.hashes(many))
     desk.finish(many)
-    assert done < 15 and len(set(desk.hashes(many))) == 50
+    assert done < 15 and len(set(desk.hashes(many))) == 20
 
 
 def test_cancel_ends_between_steps_and_keeps_what_is_finished(desk):
