@@ -7,14 +7,46 @@ import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 PACKAGES = ("fonts-noto-color-emoji", "unicode-cldr-core")
-INSTALL_COMMAND = f"sudo apt-get install {' '.join(PACKAGES)}"
-FONT_PATH = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-ANNOTATIONS_FOLDER = Path("/usr/share/unicode/cldr/common/annotations")
+FONT = "fonts/truetype/noto/NotoColorEmoji.ttf"  # Debian's place; other distributions have others below fonts
+ANNOTATIONS = "unicode/cldr/common/annotations"
+OWN = "~/.local/share"  # needs no root
+ADVICE = (
+    f"Install both: sudo apt-get install {' '.join(PACKAGES)} (Debian, Ubuntu); sudo pacman -S noto-fonts-emoji "
+    f"unicode-cldr-annotations (Arch); cldr-emoji-annotation is Fedora's. Without root, put the font of "
+    f"github.com/googlefonts/noto-emoji (fonts/NotoColorEmoji.ttf, which has bitmaps) into {OWN}/fonts and zh.xml and "
+    f"en.xml of github.com/unicode-org/cldr (common/annotations) into {OWN}/{ANNOTATIONS}"
+)
+
+
+def find_font(folders: Sequence[Path]) -> Path:
+    """NotoColorEmoji.ttf below `fonts` of the first folder that has it with bitmaps (CBDT), else where it should be."""
+    for folder in folders:
+        for path in (folder / FONT, *sorted((folder / "fonts").rglob(Path(FONT).name))):
+            if path.is_file() and _has_bitmaps(path):
+                return path
+    return folders[0] / FONT
+
+
+def _has_bitmaps(font: Path) -> bool:
+    with open(font, "rb") as file:
+        return b"CBDT" in file.read(1024)  # the table directory
+
+
+def find_annotations(folders: Sequence[Path]) -> Path:
+    """CLDR's folder of annotations in the first folder that has it, else where it should be."""
+    found = (folder / ANNOTATIONS for folder in folders if (folder / ANNOTATIONS / "zh.xml").is_file())
+    return next(found, folders[0] / ANNOTATIONS)
+
+
+_FOLDERS = tuple(Path(os.path.expanduser(name)) for name in ("/usr/share", "/usr/local/share", OWN))
+FONT_PATH = find_font(_FOLDERS)
+ANNOTATIONS_FOLDER = find_annotations(_FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -136,7 +168,7 @@ def require_assets(font: Path = FONT_PATH, annotations: Path = ANNOTATIONS_FOLDE
             return
     raise FileNotFoundError(
         f"{', '.join(map(str, missing))} not found; the renderer draws glyphs of Noto Color Emoji and takes names from "
-        f"Unicode CLDR. Install both with: {INSTALL_COMMAND}"
+        f"Unicode CLDR. {ADVICE}"
     )
 
 

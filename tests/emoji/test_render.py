@@ -102,6 +102,18 @@ def test_missing_font_names_the_file_and_the_command(tmp_path, monkeypatch):
     assert "NoSuch.ttf" in str(error.value)
 
 
+def test_the_font_is_searched_below_every_folder(tmp_path):
+    """Only one with bitmaps is of use: Fedora's newer ones have outlines in colour."""
+    system, own = tmp_path / "usr" / "share", tmp_path / "home" / "share"
+    outlines, bitmaps = system / "fonts" / "google" / "NotoColorEmoji.ttf", own / "fonts" / "NotoColorEmoji.ttf"
+    for path, content in ((outlines, b"COLR"), (bitmaps, objects_module.FONT_PATH.read_bytes()[:2048])):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    assert objects_module.find_font([system, own]) == bitmaps
+    assert objects_module.find_font([system]) == system / objects_module.FONT
+    assert objects_module.find_annotations([system]) == system / objects_module.ANNOTATIONS
+
+
 def test_root_installs_missing_assets_and_updates_the_index_once(tmp_path, monkeypatch, capsys):
     commands = []
 
