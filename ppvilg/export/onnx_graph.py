@@ -23,7 +23,7 @@ graph, weights, target, opset, external = sys.argv[1:]
 settings = {"opset_version": int(opset), "optimize_tool": "none", "external_file": external}
 paddle2onnx.export(graph, weights, save_file=target, **settings)
 """
-_FAULT = re.compile(r"\[ERROR\]\[Paddle2ONNX\]\s*(.+)")
+_FAULT = re.compile(r"(?:\[ERROR\])?\[Paddle2ONNX\]\s*(.*(?:\[OP:|not supported yet, including).*)")
 
 
 def require_converter() -> None:

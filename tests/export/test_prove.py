@@ -92,3 +92,22 @@ def test_an_altered_onnx_graph(copied, capsys):
     manifest.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=f"expert_01/{ONNX} cannot be loaded by backend 'onnxruntime'"):
         prove_bundle(copied, ["onnxruntime"])
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    from paddle import nn
+
+    from ppvilg.export import graphs
+    from ppvilg.inference.manifest import Port
+
+    class Part(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.weight = self.create_parameter([1])
+
+        def forward(self, x):
+            return (x * self.weight).lgamma()
+
+    port = Port("x", [-1, 4], "float32")
+    with pytest.raises(ValueError, match="part cannot be converted to ONNX: paddle2onnx says '.*lgamma"):
+        graphs.write_part(graphs.Plan("part", Part(), [port], [port]), tmp_path, formats=[ONNX])
