@@ -15,15 +15,26 @@ from ppvilg.inference.manifest import GRAPH, ONNX, ONNX_WEIGHTS, WEIGHTS, Port
 OPSET = 17
 SINGLE_FILE_BYTES = 2**30  # of weights; more are put beside the graph, for protobuf ends at 2 GiB
 PACKAGES = ("paddle2onnx", "onnx", "onnxruntime")
-# In a process of its own: paddle2onnx ends the one it runs in when it meets an operator that it does not know. Its own
-# optimizer is not asked for, for it installs packages.
+# In a process of its own: paddle2onnx ends the one it runs in when it meets an operator that it does not know, and does
+# not say which. Its own optimizer is not asked for, for it installs packages.
 _CONVERT = """
-import sys, paddle2onnx
+import json, sys, paddle2onnx
+from paddle2onnx.paddle2onnx_cpp2py_export import get_all_supported_operators_pir
 graph, weights, target, opset, external = sys.argv[1:]
+blocks = json.load(open(graph, encoding="utf-8"))["program"]["regions"][0]["blocks"]
+names = {op["#"].partition(".")[2] for block in blocks for op in block["ops"]}
+print("not on its list:", *sorted(names - set(get_all_supported_operators_pir())), flush=True)
 settings = {"opset_version": int(opset), "optimize_tool": "none", "external_file": external}
 paddle2onnx.export(graph, weights, save_file=target, **settings)
 """
-_FAULT = re.compile(r"(?:\[ERROR\])?\[Paddle2ONNX\]\s*(.*(?:\[OP:|not supported yet, including).*)")
+# Those that the graphs of a pipeline have and that its list holds by older names, or not at all.
+_KNOWN = set(
+    "add arange cast combine data divide expand fetch flatten floor_divide full greater_equal greater_than less_equal "
+    "less_than matmul maximum minimum multiply not_equal parameter remainder share_data_ squeeze subtract unsqueeze"
+    .split()
+) | {""}
+_FAULT = re.compile(r"(?:\[ERROR\])?\[Paddle2ONNX\]\s*(.*\[OP:.*)")
+_UNLISTED = re.compile(r"^not on its list:(.*)$", re.MULTILINE)
 
 
 def require_converter() -> None:
@@ -79,7 +90,11 @@ def _convert(source: Path, raw: Path, large: bool) -> None:
     said = done.stdout + done.stderr
     faults = _FAULT.findall(said)
     last = said.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-    raise ValueError(f"{source.name} cannot be converted to ONNX: paddle2onnx says {(faults or last)[0].strip()!r}")
+    unlisted = [name for names in _UNLISTED.findall(said) for name in names.split() if name not in _KNOWN]
+    operators = f" and knows no operator {', '.join(unlisted)}" if unlisted and not faults else ""
+    raise ValueError(
+        f"{source.name} cannot be converted to ONNX: paddle2onnx says {(faults or last)[0].strip()!r}{operators}"
+    )
 
 
 def _fold(raw: Path, folded: Path, large: bool) -> None:

@@ -10,7 +10,7 @@ from paddle import nn
 from paddlenlp.transformers import ErnieConfig
 from ppdiffusers import ModelMixin, UNet2DConditionModel  # noqa: F401
 from ppdiffusers.configuration_utils import FrozenDict
-from ppdiffusers.models.autoencoder_kl import AutoencoderKLOutput
+from ppdiffusers.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
 from ppdiffusers.models.unet_2d_condition import UNet2DConditionOutput
 from ppdiffusers.models.vae import DecoderOutput, DiagonalGaussianDistribution
 
@@ -70,27 +70,64 @@ class ExportedTextEncoder:
 
 
 class ExportedAutoencoder:
-    """An exported AutoencoderKL or PatchAutoencoderKL; the encoder is loaded when it is first asked for."""
+    """An exported AutoencoderKL or PatchAutoencoderKL; the encoder is loaded when it is first asked for.
+
+    Slices and tiles are the stock class's own, over graphs that hold the quantising convolutions too.
+    """
 
     dtype = paddle.float32
+    enable_tiling, disable_tiling = AutoencoderKL.enable_tiling, AutoencoderKL.disable_tiling
+    enable_slicing, disable_slicing = AutoencoderKL.enable_slicing, AutoencoderKL.disable_slicing
+    tiled_encode, tiled_decode = AutoencoderKL.tiled_encode, AutoencoderKL.tiled_decode
+    blend_v, blend_h = AutoencoderKL.blend_v, AutoencoderKL.blend_h
+    tile_overlap_factor = 0.25
 
     def __init__(self, open_encoder: Callable[[], Graph], decoder: Graph, config: dict, backend: str) -> None:
         self._open_encoder = open_encoder
+        self._decoder = decoder
         self.backend = backend
-        self.decoder = decoder
         self.config = FrozenDict(config)
+        self.use_slicing = self.use_tiling = False
+        size = self.config.sample_size
+        self.tile_sample_min_size = size if isinstance(size, int) else size[0]
+        self.tile_latent_min_size = self.tile_sample_min_size // 2 ** (len(self.config.block_out_channels) - 1)
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether this is a PatchAutoencoderKL."""
+        return "patch_size" in self.config
 
     @functools.cached_property
-    def encoder(self) -> Graph:
-        """Loaded on first use: text to image never needs it."""
-        return self._open_encoder()
+    def _encoder(self) -> Graph:
+        return self._open_encoder()  # on first use: text to image never needs it
+
+    def encoder(self, pixels: paddle.Tensor) -> paddle.Tensor:
+        """Mean and log variance (N, 2C, H/f, W/f) of pictures (N, 3, H, W)."""
+        return self._encoder(pixels.cast("float32"))[0]
+
+    def decoder(self, latents: paddle.Tensor) -> paddle.Tensor:
+        """Pictures (N, 3, H, W) of unscaled latents (N, C, H/f, W/f)."""
+        return self._decoder(latents.cast("float32"))[0]
+
+    @staticmethod
+    def quant_conv(moments: paddle.Tensor) -> paddle.Tensor:
+        """The graph of the encoder has it already."""
+        return moments
+
+    post_quant_conv = quant_conv
 
     def encode(self, x: paddle.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
         """Posterior of latents (N, C, H/f, W/f) of pictures (N, 3, H, W) in [-1, 1]."""
-        posterior = DiagonalGaussianDistribution(self.encoder(x.cast("float32"))[0])
+        if self.use_tiling and max(x.shape[-2:]) > self.tile_sample_min_size:
+            return self.tiled_encode(x, return_dict=return_dict)
+        slices = x.split(len(x)) if self.use_slicing else [x]
+        posterior = DiagonalGaussianDistribution(paddle.concat([self.encoder(part) for part in slices]))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: paddle.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[paddle.Tensor]:
         """Pictures (N, 3, H, W) of unscaled latents (N, C, H/f, W/f)."""
-        pixels = self.decoder(z.cast("float32"))[0]
+        tiled = self.use_tiling and max(z.shape[-2:]) > self.tile_latent_min_size
+        decode = (lambda part: self.tiled_decode(part).sample) if tiled else self.decoder
+        slices = z.split(len(z)) if self.use_slicing else [z]
+        pixels = paddle.concat([decode(part) for part in slices])
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)

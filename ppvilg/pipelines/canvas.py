@@ -12,6 +12,7 @@ import PIL.Image
 from ppdiffusers.image_processor import VaeImageProcessor
 
 from ppvilg.files import picture_size, read_picture, to_rgb
+from ppvilg.inference.options import as_options
 from ppvilg.models.attention import query_blocks
 
 from .noise import NoiseSource
@@ -157,9 +158,10 @@ def _read(name: str, entries: Sequence, height: int, width: int, count: int) -> 
 def check_memory(pipeline, height: int, width: int) -> None:
     """ValueError if one attention map of one picture alone is larger than the memory of this machine.
 
-    Only for experts that compute on the CPU, where no fused kernel goes without the map.
+    Only for experts that Paddle computes on the CPU, where no fused kernel goes without the map.
     """
-    if not paddle.get_device().startswith("cpu"):
+    fused = pipeline.is_exported and as_options(pipeline.vae.backend).library != "paddle_inference"
+    if fused or not paddle.get_device().startswith("cpu"):
         return
     config, factor = pipeline.unet.config.unet, pipeline.vae_scale_factor
     heads, size = config["attention_head_dim"], pipeline.unet.sample_size

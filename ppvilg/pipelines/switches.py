@@ -16,6 +16,7 @@ import paddle
 from ppdiffusers.loaders import FromSingleFileMixin, IPAdapterMixin, LoraLoaderMixin, TextualInversionLoaderMixin
 from ppdiffusers.utils.import_utils import is_ppxformers_available
 
+from ppvilg.inference.options import as_options
 from ppvilg.models import PatchAutoencoderKL
 from ppvilg.models.freeu import mend_freeu
 
@@ -45,8 +46,7 @@ class StockSwitches:
     def device(self) -> str:
         """ "cpu" or "gpu:0"."""
         if self.is_exported:
-            backend = getattr(self.vae.decoder, "backend", "cpu")
-            return "gpu:0" if backend == "gpu" else "cpu"
+            return "gpu:0" if as_options(self.vae.backend).device == "gpu" else "cpu"
         place = next(iter(self.vae.parameters())).place
         return "cpu" if place.is_cpu_place() else f"gpu:{place.gpu_device_id()}"
 
@@ -150,22 +150,21 @@ class StockSwitches:
 
     def enable_vae_slicing(self) -> None:
         """Decodes picture by picture."""
-        self._need_vae("enable_vae_slicing").enable_slicing()
+        self.vae.enable_slicing()
 
     def disable_vae_slicing(self) -> None:
         """Decodes all pictures at once."""
-        self._need_vae("disable_vae_slicing").disable_slicing()
+        self.vae.disable_slicing()
 
     def enable_vae_tiling(self) -> None:
-        """Decodes large pictures tile by tile; not for PatchAutoencoderKL."""
-        vae = self._need_vae("enable_vae_tiling")
-        if isinstance(vae, PatchAutoencoderKL):
+        """Decodes large pictures in overlapping tiles of the VAE's own size; not for PatchAutoencoderKL."""
+        if isinstance(self.vae, PatchAutoencoderKL) or getattr(self.vae, "has_patches", False):
             raise ValueError("enable_vae_tiling is not for PatchAutoencoderKL, whose tiles would not fit its patches")
-        vae.enable_tiling()
+        self.vae.enable_tiling()
 
     def disable_vae_tiling(self) -> None:
         """Decodes in one piece."""
-        self._need_vae("disable_vae_tiling").disable_tiling()
+        self.vae.disable_tiling()
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """FreeU (arXiv 2309.11497) in every expert."""
@@ -223,11 +222,6 @@ class StockSwitches:
             raise ValueError(f"{what}: the graphs of a bundle are as they were exported")
         if self.is_streamed:
             raise ValueError(f"{what}: not all experts are in memory; open the model without max_resident_experts")
-
-    def _need_vae(self, what: str):
-        if self.is_exported:
-            raise ValueError(f"{what}: the graphs of a bundle are as they were exported")
-        return self.vae
 
 
 def merges_tokens(unet) -> bool:

@@ -102,6 +102,26 @@ def test_every_way_to_a_picture_is_the_same(tiny, bundle, backend):
         assert expected.std() > 0.01
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_pictures_in_tiles_and_slices_as_the_stock_autoencoder_does(tiny, bundle, backend):
+    exported = ErnieViLG2Pipeline.from_exported(bundle, backend)
+    random = np.random.default_rng(0)
+    latents = paddle.to_tensor(random.standard_normal((2, 4, 20, 36), dtype="float32"))  # tiles are of 16 x 16
+    pictures = paddle.to_tensor(random.random((2, 3, 40, 72), dtype="float32"))
+    whole = exported.vae.decode(latents).sample
+    results = []
+    for pipeline in (tiny, exported):
+        pipeline.enable_vae_tiling()
+        pipeline.enable_vae_slicing()
+        results.append([pipeline.vae.decode(latents).sample, pipeline.vae.encode(pictures).latent_dist.mean])
+        pipeline.disable_vae_tiling()
+        pipeline.disable_vae_slicing()
+    for expected, found in zip(*results):
+        assert found.shape == expected.shape and float((found - expected).abs().max()) < 1e-4
+    assert float((results[1][0] - whole).abs().max()) > 1e-3  # tiles have statistics of their own
+    assert float((exported.vae.decode(latents).sample - whole).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_an_expert_takes_any_batch_size_and_length(tiny, bundle, backend):
     expert = load_exported_expert(bundle, 1, backend)

@@ -109,5 +109,5 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path):
             return (x * self.weight).lgamma()
 
     port = Port("x", [-1, 4], "float32")
-    with pytest.raises(ValueError, match="part cannot be converted to ONNX: paddle2onnx says '.*lgamma"):
+    with pytest.raises(ValueError, match="part cannot be converted to ONNX: paddle2onnx .* knows no operator lgamma$"):
         graphs.write_part(graphs.Plan("part", Part(), [port], [port]), tmp_path, formats=[ONNX])
