@@ -68,8 +68,16 @@ setup(
         ],
         "postgres": ["psycopg[binary]>=3.2"],
         # selenium drives the voters' page where Chromium is installed; later ones need a newer urllib3 than ppdiffusers
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "krippendorff>=0.6", "selenium>=4.20,<4.33",
-                 "webdataset==1.0.2", "hypothesis>=6.100"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+            "krippendorff>=0.6",
+            "selenium>=4.20,<4.33",
+            "webdataset==1.0.2",
+            "hypothesis>=6.100",
+        ],
         # The same weights in PyTorch and the same numbers by other people's programs, for the tests that compare; CPU
         # builds of torch and torchvision come from --extra-index-url https://download.pytorch.org/whl/cpu
         "peers": [

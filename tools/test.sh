@@ -14,5 +14,6 @@ echo "[2/3] ruff"
 echo "[3/3] pytest"
 # One thread per process, one process per core: Paddle's tiny kernels gain nothing from threads.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-"$python" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+# A test that hangs or a process that dies ends the run with its name; neither keeps it waiting.
+"$python" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile --max-worker-restart 0 --timeout 600 --durations 15 "$@"
 echo "tests passed: $PWD"
