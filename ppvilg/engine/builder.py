@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def build_transform(recipe: Recipe) -> ImageTransform:
     return ImageTransform(shapes, recipe.data.crop, recipe.data.horizontal_flip)
 
 
-def build_tokenizer_for(recipe: Recipe, captions: Callable[[], list[str]], data_hash: str, folder: Path
+def build_tokenizer_for(recipe: Recipe, captions: Callable[[], Iterable[str]], data_hash: str, folder: Path
                         ) -> ErnieTokenizer:
     """The recipe's stock tokenizer with the marks added, or one whose vocabulary comes from `captions`.
 
@@ -73,7 +73,7 @@ def build_tokenizer_for(recipe: Recipe, captions: Callable[[], list[str]], data_
     """
     place = recipe.model.tokenizer.pretrained
     if place:
-        tokenizer = read_weights("model.tokenizer.pretrained", place, lambda: _load_tokenizer(place))
+        tokenizer = read_weights("model.tokenizer.pretrained", place, lambda: load_tokenizer(place))
         add_marks(tokenizer)
         return tokenizer
     if distributed.is_main():
@@ -86,7 +86,7 @@ def build_tokenizer_for(recipe: Recipe, captions: Callable[[], list[str]], data_
                 note = {"data": data_hash, "files": {path.name: file_sha256(path) for path in partial.iterdir()}}
                 (partial / TOKENIZER_NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
     distributed.barrier()
-    return _load_tokenizer(str(folder))
+    return load_tokenizer(str(folder))
 
 
 def _tokenizer_problem(folder: Path, data_hash: str) -> str | None:
@@ -103,7 +103,8 @@ def _tokenizer_problem(folder: Path, data_hash: str) -> str | None:
     return None
 
 
-def _load_tokenizer(name: str) -> ErnieTokenizer:
+def load_tokenizer(name: str) -> ErnieTokenizer:
+    """A stock tokenizer from a folder or by its name, as it is."""
     tokenizer = ErnieTokenizer.from_pretrained(name)
     tokenizer.init_kwargs.pop("special_tokens_map_file", None)  # a path on this machine, not to be saved
     return tokenizer

@@ -269,8 +269,7 @@ def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path]) -
             raise ConfigError(f"{folder} has no expert {index}, only {sorted(job.experts)}")
     run = Run(recipe)
     run.output.mkdir(parents=True, exist_ok=True)
-    run.prepare_denoising()
-    stage = DenoiserStage(run, "experts", run.output / "experts", Path(pipeline))
+    stage = DenoiserStage(recipe, run.prepare_denoising(), "experts", run.output / "experts", Path(pipeline))
     before, first = stage.validate(), stage.draw(0)
     for index, folder in replacements.items():
         stage.unet.load_expert(Path(folder) / "unet", index)

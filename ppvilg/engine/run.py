@@ -9,9 +9,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ppvilg.config import STAGES, ConfigError, Recipe, fingerprint
-from ppvilg.data import BadSample, ImageTransform
 from ppvilg.engine import builder
-from ppvilg.engine.caches.latents import cache_latents
+from ppvilg.engine.caches.latents import latents_of
 from ppvilg.engine.caches.tags import cache_tags
 from ppvilg.engine.checkpoint import CheckpointStore, claimed, hash_folder, make_output
 from ppvilg.engine.checks import (
@@ -24,7 +23,8 @@ from ppvilg.engine.parallel import distributed
 from ppvilg.engine.parallel.layout import experts_of
 from ppvilg.engine.precision import Precision
 from ppvilg.engine.stages.autoencoder import AutoencoderStage
-from ppvilg.engine.stages.denoiser import Conditioning, DenoiserStage
+from ppvilg.engine.stages.conditioning import Conditioning
+from ppvilg.engine.stages.denoiser import DenoiserData, DenoiserStage
 from ppvilg.engine.trainer import Trainer, check_shares
 from ppvilg.files import write_whole
 
@@ -53,7 +53,9 @@ class Run:
             self._check_experts()
         self.training, self.validation = builder.build_sources(recipe)
         self.transform = builder.build_transform(recipe)
-        self.validation_transform = ImageTransform(self.transform.shapes)  # nothing random
+        self.validation_transform = self.transform.deterministic()
+        for source in (self.training, self.validation):
+            source.check_share(recipe.data.bad_sample_share)
         if distributed.is_main():
             for name, source in (("training", self.training), ("validation", self.validation)):
                 logger.info("%s data: %s", name, source.summary())
@@ -109,10 +111,10 @@ class Run:
         if self.recipe.train.vae.steps:
             result = self.run_vae()
         if self._denoises():
-            self.prepare_denoising()
+            data = self.prepare_denoising()
         for name in ("base", "experts"):
             if self.recipe.train[name].steps:
-                result = self.run_denoiser(name)
+                result = self.run_denoiser(name, data)
         return result
 
     def _keep_recipe(self) -> None:
@@ -171,40 +173,27 @@ class Run:
         made_of = hash_folder(folder) if folder.is_dir() else fingerprint(self.recipe.model.vae)
         return builder.build_vae(self.recipe), made_of
 
-    def prepare_denoising(self) -> None:
+    def prepare_denoising(self) -> DenoiserData:
         """Latents of both data sets, and what turns records into the denoiser's conditioning."""
-        recipe, share = self.recipe, self.recipe.data.bad_sample_share
-        self.vae, self.vae_hash = self._finished_vae()
-        self.vae.eval()
-        vae_hash = self.vae_hash
-        cache = self.output / "cache"
-        self.training_latents = self.validation_latents = None
-        if recipe.data.cache_latents:
-            self.training_latents = cache_latents(self.vae, vae_hash, self.training, self.transform, cache, "training",
-                                                  share)
-        self.validation_latents = cache_latents(self.vae, vae_hash, self.validation, self.validation_transform, cache,
-                                                "validation", share, recipe.data.max_validation_samples)
+        recipe, settings, cache = self.recipe, self.recipe.data, self.output / "cache"
+        vae, self.vae_hash = self._finished_vae()
+        vae.eval()
+        common = {"root": cache, "bad_sample_share": settings.bad_sample_share, "workers": settings.workers}
+        training = None
+        if settings.cache_latents:
+            training = latents_of(vae, self.vae_hash, self.training, self.transform, name="training", **common)
+        validation = latents_of(vae, self.vae_hash, self.validation, self.validation_transform, name="validation",
+                                count=settings.max_validation_samples, **common)
         tokenizer = self.tokenizer or self._build_tokenizer()
-        self.conditioning = Conditioning(recipe, tokenizer, builder.build_text_knowledge(recipe, tokenizer),
-                                         builder.build_visual_knowledge(recipe))
-        if recipe.data.cache_tags and recipe.knowledge.text.enabled:
-            self.conditioning.text.tagger = cache_tags(self.training, cache).tag
+        tags = cache_tags(self.training, cache) if settings.cache_tags and recipe.knowledge.text.enabled else None
+        return DenoiserData(vae, Conditioning.of(recipe, tokenizer, tags), self.training, self.transform, training,
+                            validation)
 
     def _build_tokenizer(self):
-        return builder.build_tokenizer_for(self.recipe, self._captions, self.training.fingerprint(),
+        return builder.build_tokenizer_for(self.recipe, self.training.captions, self.training.fingerprint(),
                                            self.output / "tokenizer")
 
-    def _captions(self) -> list[str]:
-        """Every caption of the training data; samples with wrong boxes were named when their latents were made."""
-        captions = []
-        for index in range(len(self.training)):
-            try:
-                captions += self.training.read_text(index).captions.values()
-            except BadSample:
-                continue
-        return captions
-
-    def run_denoiser(self, name: str) -> Path:
+    def run_denoiser(self, name: str, data: DenoiserData) -> Path:
         """Stage base or experts -> pipeline folder `<output>/<name>`; `experts_07` where only expert 7 is trained."""
         experts, upstream, folder = None, self.vae_hash, self.output / name
         place = distributed.arrange(expert_groups=name == "experts")
@@ -213,7 +202,8 @@ class Run:
             upstream += hash_folder(self.expert_start)
             if self.recipe.train.experts.only is not None:
                 folder = self.output / "_".join([name, *(f"{expert:02d}" for expert in self._chosen_experts())])
-        stage = DenoiserStage(self, name, folder, self.expert_start if name == "experts" else None, experts)
+        start = self.expert_start if name == "experts" else None
+        stage = DenoiserStage(self.recipe, data, name, folder, start, experts)
         self._train(stage, upstream, name)
         distributed.arrange(expert_groups=False)
         return folder

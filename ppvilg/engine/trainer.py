@@ -47,10 +47,10 @@ class Stage(Protocol):
     groups: list[str]  # what losses are logged by, for example experts
 
     def batches(self, first_step: int) -> Iterator:
-        """Batches of this rank from a step on; `batch.indices` says which samples."""
+        """This rank's share of every step from one on, in `accumulation` passes, whose `indices` say which samples."""
 
-    def losses(self, batch, step: int, part: slice) -> tuple[dict[str, paddle.Tensor], np.ndarray]:
-        """Named terms (N,) of a part of the batch, their sum being minimised but for "plain", and groups (N,) int."""
+    def losses(self, batch, step: int) -> tuple[dict[str, paddle.Tensor], np.ndarray]:
+        """Named terms (N,) of a pass, their sum being minimised but for "plain", and groups (N,) int."""
 
     def undecayed(self) -> set:
         """Names (network.parameter) of parameters without weight decay."""
@@ -103,6 +103,7 @@ class Trainer:
         self._start_averages()
         self.sample_order = ""  # hash over the samples of every step so far
         self.stop_agreed, self.saved, self.terms, self.steps_taken = False, None, [], 0
+        self.waited = 0.0  # seconds for data in the current step
 
     def _start_averages(self) -> None:
         """Averages of what this rank keeps the optimizer's state of."""
@@ -186,12 +187,10 @@ class Trainer:
         batches, takes = self.stage.batches(first_step), getattr(self.stage, "takes", lambda step: True)
         for step in range(first_step, config.steps):
             if takes(step):
-                started = time.perf_counter()
-                batch = next(batches)
-                reader_seconds = time.perf_counter() - started
-                self.run_step(batch, step)
+                started, self.waited = time.perf_counter(), 0.0
+                samples = self.run_step(batches, step)
                 self.steps_taken += 1
-                self.monitor.step(reader_seconds, len(batch.indices), time.perf_counter() - started)
+                self.monitor.step(self.waited, samples, time.perf_counter() - started)
             else:  # another expert group's step, or that of an expert which is not trained here
                 self.ema.update(step + 1)
                 self.monitor.step()
@@ -231,10 +230,10 @@ class Trainer:
         raise stopping.Stopped(f"stage {self.stage.name} stopped after step {done}; the checkpoint is in "
                                f"{self.store.root}. Run the same command again to go on")
 
-    def run_step(self, batch, step: int) -> None:
-        """One optimizer step."""
+    def run_step(self, passes: Iterator, step: int) -> int:
+        """One optimizer step over the next passes; gives the number of samples on this rank."""
         distributed.seed_step(self.seed, step, self.stage.number)
-        self.forward_backward(batch, step)
+        indices = self.forward_backward(passes, step)
         self._agree()
         distributed.average_gradients(list(self.parameters.values()), self.optimizer)
         norm = self._clip_gradients(step)
@@ -247,7 +246,8 @@ class Trainer:
         # None rather than zero: an expert that did not run must not be decayed or moved by its momentum
         self.optimizer.clear_grad(set_to_zero=False)
         self.ema.update(step + 1)
-        self.sample_order = hashlib.sha256(f"{self.sample_order} {step} {batch.indices.tolist()}".encode()).hexdigest()
+        self.sample_order = hashlib.sha256(f"{self.sample_order} {step} {indices}".encode()).hexdigest()
+        return len(indices)
 
     @paddle.no_grad()
     def _agree(self) -> None:
@@ -259,19 +259,27 @@ class Trainer:
         self.stop_agreed = bool(used[0])
         distributed.fill_gradients([p for p, wanted in zip(parameters, used[1:]) if wanted], self.optimizer)
 
-    def forward_backward(self, batch, step: int) -> None:
-        """Gradients of the mean loss over this rank's share, in `accumulation` passes."""
-        share = self.config.batch_size // distributed.shares()
-        size = share // self.config.accumulation
-        for start in range(0, share, size):
+    def forward_backward(self, passes: Iterator, step: int) -> list[int]:
+        """Gradients of the mean loss over this rank's share, pass by pass; gives which samples they were."""
+        indices, count = [], self.config.accumulation
+        for number in range(count):
+            batch = self._next_pass(passes)
             with self.precision.autocast():
-                terms, groups = self.stage.losses(batch, step, slice(start, start + size))
+                terms, groups = self.stage.losses(batch, step)
                 loss = sum(term for name, term in terms.items() if name != "plain")  # (N,)
-                mean = loss.mean() / self.config.accumulation
+                mean = loss.mean() / count
             self.precision.scale(mean).backward()
             # ranks talk once all passes are done, with sharding stage 2 during every one
-            distributed.finish_pass(self.optimizer, last=start + size == share)
+            distributed.finish_pass(self.optimizer, last=number == count - 1)
             self._note_losses({"loss": loss, **terms}, groups, step)
+            indices += batch.indices.tolist()
+        return indices
+
+    def _next_pass(self, passes: Iterator):
+        started = time.perf_counter()
+        batch = next(passes)
+        self.waited += time.perf_counter() - started
+        return batch
 
     def _note_losses(self, terms: dict[str, paddle.Tensor], groups: np.ndarray, step: int) -> None:
         for name, term in terms.items():

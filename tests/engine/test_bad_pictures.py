@@ -99,8 +99,6 @@ def test_too_many_bad_samples_stop_the_denoiser(start, finished, tmp_path, cache
     with pytest.raises(RuntimeError, match="3 bad (samples|pictures)") as error:
         run.run()
     assert "003" in str(error.value) and "bad_samples_" in str(error.value)
-    if cached:  # what was encoded is kept: with a larger share the cache goes on
-        assert list((tmp_path / "out" / "cache").glob("training_*/bucket_*/chunk_*.npy"))
 
 
 def test_a_set_without_any_good_picture(make_recipe, tmp_path):

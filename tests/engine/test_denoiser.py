@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
-from dataclasses import replace
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -14,8 +15,10 @@ from engine_tiny import newest
 
 from ppvilg.data import ObjectBox, sample_rng
 from ppvilg.engine import CheckpointStore, Run, Trainer, builder
+from ppvilg.engine.caches.latents import latents_of
 from ppvilg.engine.stages import denoiser
-from ppvilg.engine.stages.denoiser import DenoiserStage
+from ppvilg.engine.stages.conditioning import normal_noise
+from ppvilg.engine.stages.denoiser import DenoiserData, DenoiserStage
 from ppvilg.models import use_tile_upsampling
 
 KNOWLEDGE_OFF = (
@@ -30,17 +33,25 @@ NO_DROPOUT = (
 )
 
 
+@dataclass
+class Prepared:
+    """A recipe, its output, and what stages base and experts learn from."""
+
+    recipe: object
+    output: Path
+    data: DenoiserData
+
+
 @pytest.fixture(scope="module")
 def prepare(make_recipe, finished, tmp_path_factory):
-    """prepare("a.b=value", ...) -> Run over the finished autoencoder, ready to build stages."""
+    """prepare("a.b=value", ...) -> `Prepared` over the finished autoencoder."""
 
-    def build(*overrides) -> Run:
+    def build(*overrides) -> Prepared:
         output = tmp_path_factory.mktemp("prepared") / "out"
         for name in ("vae", "cache", "base", "tokenizer"):
             shutil.copytree(finished / name, output / name)
-        run = Run(make_recipe(output, *overrides))
-        run.prepare_denoising()
-        return run
+        recipe = make_recipe(output, *overrides)
+        return Prepared(recipe, output, Run(recipe).prepare_denoising())
 
     return build
 
@@ -51,7 +62,8 @@ def run(prepare):
 
 
 def build_stage(run, name="base") -> DenoiserStage:
-    return DenoiserStage(run, name, run.output / name, run.output / "base" if name == "experts" else None)
+    base = run.output / "base" if name == "experts" else None
+    return DenoiserStage(run.recipe, run.data, name, run.output / name, base)
 
 
 def build_trainer(run, name, folder) -> Trainer:
@@ -69,6 +81,17 @@ def test_labels_of_another_language_and_doubtful_objects_by_the_recipe(make_reci
     assert knowledge.key_objects(objects, "一只猫咪") == objects[:1]
 
 
+def array(batch, name) -> np.ndarray | None:
+    """What a pass holds under a name."""
+    if name in ("indices", "timesteps"):
+        return getattr(batch, name)
+    return batch.loaded.latents if name == "latents" else batch.loaded.finished.get(name)
+
+
+def same(one, other, name) -> bool:
+    return array(one, name).tobytes() == array(other, name).tobytes()
+
+
 # ---- knowledge off is plain latent diffusion
 
 
@@ -82,8 +105,8 @@ def test_without_knowledge_a_step_is_plain_latent_diffusion_bit_for_bit(prepare,
                   f"model.scheduler.prediction_type={prediction_type}")
     stage = build_stage(off)
     batch = next(stage.batches(2))
-    assert batch.loss_weights is None and batch.key_token_weights is None
-    terms, _ = stage.losses(batch, 2, slice(None))
+    assert batch.loaded.finished.keys() == {"input_ids", "noise"}
+    terms, _ = stage.losses(batch, 2)
     terms["denoising"].mean().backward()
 
     unet = UNet2DConditionModel(**stage.unet.config.unet)
@@ -91,10 +114,10 @@ def test_without_knowledge_a_step_is_plain_latent_diffusion_bit_for_bit(prepare,
     use_tile_upsampling(unet)  # the same values; stock nearest upsampling sums its gradients in another order
     text_encoder = ErnieModel(stage.text_encoder.config)
     text_encoder.set_state_dict(stage.text_encoder.state_dict())
-    records = [off.training_latents.records[i] for i in batch.indices]
-    tokens = off.conditioning.tokenizer([r.captions["zh"] for r in records], padding="max_length", max_length=24)
-    assert batch.input_ids.tolist() == tokens["input_ids"]
-    latents, noise, timesteps = map(paddle.to_tensor, (batch.latents, batch.noise, batch.timesteps))
+    records = [off.data.training_latents.records[i] for i in batch.indices]
+    tokens = off.data.conditioning.tokenizer([r.captions["zh"] for r in records], padding="max_length", max_length=24)
+    assert array(batch, "input_ids").tolist() == tokens["input_ids"]
+    latents, noise, timesteps = stage.latents(batch), batch.tensor("noise"), paddle.to_tensor(batch.timesteps)
     alphas = np.asarray(DDPMScheduler(num_train_timesteps=90).alphas_cumprod, np.float64)[batch.timesteps]
     signal, sigma = (paddle.to_tensor(np.sqrt(share).astype(np.float32)).reshape([-1, 1, 1, 1])
                      for share in (alphas, 1 - alphas))
@@ -126,19 +149,19 @@ def test_each_switch_changes_only_its_own_part(prepare):
     loss_off = next(build_stage(prepare("knowledge.text.probability=1.0", KNOWLEDGE_OFF[1])).batches(0))
     for other in (text_off, loss_off):
         for name in ("indices", "latents", "noise", "timesteps"):
-            assert getattr(on, name).tobytes() == getattr(other, name).tobytes(), name
-    assert on.key_token_weights is not None and text_off.key_token_weights is None
-    assert on.loss_weights is not None and loss_off.loss_weights is None
-    assert text_off.loss_weights.tobytes() == on.loss_weights.tobytes()  # the same captions were drawn
-    assert loss_off.input_ids.tobytes() == on.input_ids.tobytes()
+            assert array(on, name).tobytes() == array(other, name).tobytes(), name
+    assert array(on, "key_token_weights") is not None and array(text_off, "key_token_weights") is None
+    assert array(on, "loss_weights") is not None and array(loss_off, "loss_weights") is None
+    assert same(text_off, on, "loss_weights")  # the same captions were drawn
+    assert same(loss_off, on, "input_ids")
 
 
 def test_key_tokens_weigh_more_and_objects_cost_more(run):
     batch = next(build_stage(run).batches(0))
-    weights = np.unique(batch.key_token_weights)
+    weights = np.unique(array(batch, "key_token_weights"))
     assert weights.tolist() == pytest.approx([1.0, 1.01])
-    assert batch.loss_weights.shape == (4, 1, *batch.latents.shape[2:])
-    assert np.unique(batch.loss_weights).tolist() == pytest.approx([1.0, 1.1])
+    assert array(batch, "loss_weights").shape == (4, 1, *array(batch, "latents").shape[2:])
+    assert np.unique(array(batch, "loss_weights")).tolist() == pytest.approx([1.0, 1.1])
 
 
 # ---- captions
@@ -146,10 +169,11 @@ def test_key_tokens_weigh_more_and_objects_cost_more(run):
 
 def drawn_texts(run, count=600, dropout=0.0, seed=0):
     """Decoded texts of one record drawn many times."""
-    record = replace(run.training_latents.records[1], captions={"zh": "红色背景上的蓝色方块"})
+    record = replace(run.data.training_latents.records[1], captions={"zh": "红色背景上的蓝色方块"})
     rngs = [sample_rng(seed, step, 1) for step in range(count)]
-    ids, weights, _ = run.conditioning.training([record] * count, rngs, (16, 16), (2, 2), dropout)
-    tokenizer = run.conditioning.tokenizer
+    made = run.data.conditioning.training([record] * count, rngs, (16, 16), (2, 2), dropout)
+    ids, weights = made["input_ids"], made["key_token_weights"]
+    tokenizer = run.data.conditioning.tokenizer
     special = {tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id}
     return [tokenizer.convert_ids_to_tokens([i for i in row if i not in special]) for row in ids], weights
 
@@ -184,7 +208,7 @@ def test_a_step_moves_one_expert_and_its_moments(run, tmp_path):
     batches = trainer.stage.batches(0)
     for step in range(4):
         before = trainer.state()
-        trainer.run_step(next(batches), step)
+        trainer.run_step(batches, step)
         after = trainer.state()
         for name in ("net", "optimizer"):
             changed = {key.split("experts.")[1].split(".")[0] for key in before[name]
@@ -207,7 +231,7 @@ def test_experts_leave_the_text_encoder_alone(run, tmp_path):
     trainer._reset_window()
     encoder = trainer.stage.text_encoder
     before = {name: p.numpy() for name, p in encoder.named_parameters()}
-    trainer.run_step(next(trainer.stage.batches(0)), 0)
+    trainer.run_step(trainer.stage.batches(0), 0)
     assert list(trainer.stage.networks) == ["unet"] and not encoder.training
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is None and parameter.numpy().tobytes() == before[name].tobytes(), name
@@ -300,29 +324,60 @@ def test_how_the_recipe_samples_goes_into_the_pipeline(run):
 # ---- latents
 
 
-def test_latents_made_on_the_way_are_those_of_the_cache(run, prepare, monkeypatch):
-    """The posterior's mean when the draw is zero: the same samples in the same order, encoded by the same network."""
-
+def test_latents_made_on_the_way_are_those_of_the_cache(run, prepare):
+    """The posterior's mean where the draw is zero: the same samples in the same order, by the same network."""
     uncached = build_stage(prepare("data.cache_latents=false"))
-    real = denoiser.sample_rng
-
-    def without_noise(seed, step, index):
-        zeros = SimpleNamespace(standard_normal=lambda shape: np.zeros(shape))
-        return zeros if seed == uncached.recipe.seed + 1 else real(seed, step, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(denoiser, "sample_rng", without_noise)
-        exact = [batch for _, batch in zip(range(3), uncached.batches(0))]
-    drawn = next(uncached.batches(0))
-    for one, other in zip(build_stage(run).batches(0), exact):
-        np.testing.assert_allclose(one.latents, other.latents, rtol=1e-3, atol=1e-6)  # float16 on disk
+    for one, other, _ in zip(build_stage(run).batches(0), uncached.batches(0), range(3)):
         for name in ("indices", "noise", "timesteps", "input_ids", "key_token_weights", "loss_weights"):
-            assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
-    assert np.abs(drawn.latents - exact[0].latents).max() > 1e-3
+            assert same(one, other, name), name
+        drawn = uncached.latents(other).numpy()
+        other.loaded.finished["posterior"][:] = 0.0
+        exact = uncached.latents(other).numpy()
+        np.testing.assert_allclose(array(one, "latents").astype(np.float32), exact, rtol=1e-3, atol=1e-6)
+        assert np.abs(drawn - exact).max() > 1e-3
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_passes_are_pieces_of_one_share(prepare, cached):
+    """However a batch is cut, its samples get the same texts, noise, draws of the posterior and timesteps."""
+    settings = ("train.base.batch_size=4", f"data.cache_latents={cached}")
+    whole, cut = (build_stage(prepare(*settings, f"train.base.accumulation={n}")).batches(3) for n in (1, 4))
+    for _ in range(2):
+        one, parts = next(whole), [next(cut) for _ in range(4)]
+        for name in ("indices", "timesteps", *one.loaded.finished):
+            assert np.concatenate([array(part, name) for part in parts]).tobytes() == array(one, name).tobytes(), name
+
+
+def test_worker_processes_make_what_this_one_does(run):
+    stage = build_stage(run)
+    made = pickle.loads(pickle.dumps(stage._loader().finish))
+    batch = next(stage.batches(5))
+    records = [run.data.training_latents.records[i] for i in batch.indices]
+    for name, value in made(5, batch.indices, records, batch.loaded.size).items():
+        assert value.tobytes() == array(batch, name).tobytes(), name
+
+
+def test_noise_is_normal_and_belongs_to_step_and_sample():
+    one = normal_noise(1, 2, 12, 7, np.arange(200), (4, 8, 8))
+    assert abs(one.mean()) < 0.02 and abs(one.std() - 1.0) < 0.02
+    assert normal_noise(1, 2, 12, 7, np.array([150, 3]), (4, 8, 8)).tobytes() == one[[150, 3]].tobytes()
+    others = [normal_noise(*words, np.arange(200), (4, 8, 8)) for words in ((1, 2, 12, 8), (1, 2, 13, 7), (1, 1, 12, 7),
+                                                                           (2, 2, 12, 7))]
+    for other in [*others, one[::-1]]:
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.02
 
 
 def test_cached_latents_have_unit_variance(run):
-    cache = run.training_latents
+    cache = run.data.training_latents
     samples = [cache.latents(int(cache.buckets[i]), np.array([i])) for i in range(len(cache))]
-    values = np.concatenate([latents.reshape(-1) for latents in samples])
+    values = np.concatenate([latents.reshape(-1).astype(np.float32) for latents in samples])
     assert values.std() == pytest.approx(1.0, rel=0.2)
+
+
+def test_an_autoencoder_whose_latents_no_file_can_hold_is_named(run, tmp_path):
+    data = run.data
+    vae = builder.build_vae(run.recipe, run.output / "vae")
+    vae.register_to_config(scaling_factor=1e9)
+    with pytest.raises(FloatingPointError, match="latents up to .*scaling_factor"):
+        latents_of(vae, "other", data.training, data.transform, tmp_path, "training", 0.1)
+    assert not list(tmp_path.rglob("*.npy")) or not list(tmp_path.rglob("manifest.json"))

@@ -25,11 +25,12 @@ def test_stopped_after_every_step_the_end_is_the_same_bit_for_bit(make_run, fini
     """Every step of every stage is the last one of some process; with a checkpoint every two, half are done twice."""
     real, stopped = Trainer.run_step, set()
 
-    def step_and_stop(self, batch, step):
-        real(self, batch, step)
+    def step_and_stop(self, passes, step):
+        samples = real(self, passes, step)
         if (self.stage.name, step) not in stopped:
             stopped.add((self.stage.name, step))
             raise Stop
+        return samples
 
     monkeypatch.setattr(Trainer, "run_step", step_and_stop)
     for _ in range(sum(STEPS.values()) + 1):
@@ -231,9 +232,7 @@ def test_a_file_that_is_no_recipe_is_kept_too(make_run, copied):
 def test_a_vocabulary_of_other_data_is_made_again(make_run, copied):
     (copied / "tokenizer" / "made_of.json").write_text('{"data": "others", "files": {}}', encoding="utf-8")
     (copied / "tokenizer" / "vocab.txt").write_text("[PAD]\n[CLS]\n", encoding="utf-8")
-    run = make_run(copied)
-    run.prepare_denoising()
-    assert "色" in run.conditioning.tokenizer.get_vocab()
+    assert "色" in make_run(copied).prepare_denoising().conditioning.tokenizer.get_vocab()
 
 
 def test_two_runs_into_one_output(make_run, tmp_path, monkeypatch):
@@ -293,9 +292,9 @@ def test_published_weights_that_do_not_fit(make_recipe, finished, tmp_path):
     run = Run(make_recipe(tmp_path / "out", f"model.unet.pretrained={finished}/base/unet/expert_00",
                           "model.text_encoder.config.hidden_size=32", "train.vae.steps=0", "train.vae.warmup_steps=0",
                           f"model.vae.pretrained={finished}/vae"))
-    run.prepare_denoising()
+    data = run.prepare_denoising()
     with pytest.raises(ConfigError, match="hidden_size=32 does not fit .*cross_attention_dim=16"):
-        run.run_denoiser("base")
+        run.run_denoiser("base", data)
 
 
 def test_published_weights_are_where_the_base_starts(make_recipe, finished, tmp_path):

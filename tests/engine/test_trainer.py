@@ -43,16 +43,18 @@ class ToyStage:
         while True:
             rng = np.random.default_rng(step)
             inputs = rng.standard_normal((self.config.batch_size, 3)).astype(np.float32)
-            yield ToyBatch(rng.permutation(self.config.batch_size), inputs, inputs.sum(1, keepdims=True))
+            order, targets = rng.permutation(self.config.batch_size), inputs.sum(1, keepdims=True)
+            for part in np.split(np.arange(self.config.batch_size), self.config.accumulation):
+                yield ToyBatch(order[part], inputs[part], targets[part])
             step += 1
 
-    def losses(self, batch, step, part):
+    def losses(self, batch, step):
         self.steps_seen.append(step)
-        error = self.networks["net"](paddle.to_tensor(batch.inputs[part])) - paddle.to_tensor(batch.targets[part])
+        error = self.networks["net"](paddle.to_tensor(batch.inputs)) - paddle.to_tensor(batch.targets)
         squared = error.square().mean(axis=1)
         if self.fault is not None:
             squared = self.fault(squared, step)
-        return {"squared": squared, "plain": 1000 * squared}, batch.indices[part] % 2
+        return {"squared": squared, "plain": 1000 * squared}, batch.indices % 2
 
     def undecayed(self):
         return {"net.0.bias", "net.2.bias"}
@@ -109,17 +111,17 @@ def test_the_plain_term_is_not_minimised(train):
     trainer = train("plain", gradient_clip=0.0)
     trainer.resume()
     trainer._reset_window()
-    trainer.forward_backward(next(trainer.stage.batches(0)), 0)
+    trainer.forward_backward(trainer.stage.batches(0), 0)
     by_loop = trainer.parameters["net.0.weight"].grad.numpy()
     other = ToyStage(trainer.stage.folder)
-    other.losses(next(other.batches(0)), 0, slice(None))[0]["squared"].mean().backward()
+    other.losses(next(other.batches(0)), 0)[0]["squared"].mean().backward()
     np.testing.assert_allclose(by_loop, other.networks["net"][0].weight.grad.numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.0])
 def test_gradients_are_clipped_to_the_global_norm(train, limit):
     trainer = train("clip", gradient_clip=limit)
-    trainer.stage.losses(next(trainer.stage.batches(0)), 0, slice(None))[0]["squared"].mean().backward()
+    trainer.stage.losses(next(trainer.stage.batches(0)), 0)[0]["squared"].mean().backward()
     gradients = {name: p.grad.numpy() for name, p in trainer.parameters.items()}
     before = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
     assert before > 0.05
@@ -148,10 +150,10 @@ def test_stopped_at_any_step_the_end_is_the_same_bit_for_bit(train, stop, monkey
     stopped = train("stopped", dropout=0.5)
     real = Trainer.run_step
 
-    def interrupted(self, batch, step):
+    def interrupted(self, passes, step):
         if step == stop:
             raise KeyboardInterrupt
-        real(self, batch, step)
+        return real(self, passes, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "run_step", interrupted)
@@ -272,9 +274,9 @@ def test_a_request_to_stop_is_honoured_after_the_step(train, monkeypatch):
     undisturbed.run_loop()
     real = stopped.stage.losses
 
-    def ask(batch, step, part):
+    def ask(batch, step):
         monkeypatch.setattr(stopping, "_requested", 15 if step == 2 else None)
-        return real(batch, step, part)
+        return real(batch, step)
 
     stopped.stage.losses = ask
     with pytest.raises(stopping.Stopped, match="stage toy stopped after step 3.*Run the same command again"):

@@ -102,9 +102,8 @@ class SampleLoader(_Loader):
     """Batches of decoded, transformed pictures; see `_Loader` for what is common.
 
     A bad sample is counted, named in `report.bad`, in `bad_sample_list` (a JSONL to append to) and to `on_bad_sample`,
-    and replaced by `BatchOrder.replacement`. TooManyBadSamples once more than `bad_sample_share` of them are bad
-    (`bad_sample_limit` is what callers gave before there was a share: a number of samples). `account` is a file that
-    gets a line of JSON about the data, about every epoch and about the rest when reading ends.
+    and replaced by `BatchOrder.replacement`. TooManyBadSamples once more than `bad_sample_share` of them are bad.
+    `account` is a file that gets a line of JSON about the data, about every epoch and about the rest when reading ends.
     """
 
     def __init__(
@@ -115,7 +114,6 @@ class SampleLoader(_Loader):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        bad_sample_limit: int | None = None,
         workers: int = 0,
         prefetch: int = 2,
         on_bad_sample: Callable[[BadSample], None] | None = None,
@@ -135,8 +133,7 @@ class SampleLoader(_Loader):
         if seed < 0:
             raise ValueError(f"seed {seed} must be >= 0")
         self.source, self.transform, self.seed, self.finish = source, transform, int(seed), finish
-        share = bad_sample_share if bad_sample_limit is None else min(1.0, bad_sample_limit / len(source))
-        self._limit = BadSampleLimit(len(source), share)
+        self._limit = BadSampleLimit(len(source), bad_sample_share)
         self.on_bad_sample, self.bad_sample_list = on_bad_sample, bad_sample_list
         self.report = LoadReport()
         self._bad_indices: set[int] = set()

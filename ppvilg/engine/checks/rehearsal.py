@@ -139,7 +139,7 @@ def check_fit(recipe: Recipe, vae=None, text_encoder=None, unet=None) -> None:
 def _check_shapes(recipe: Recipe, vae, unet) -> None:
     """Pictures, and what is drawn, must be cut evenly by every level of the networks."""
     levels = len(unet["block_out_channels"]) - 1 if unet is not None else 0
-    factor = _factor_of(vae) if vae is not None else 1
+    factor = factor_of(vae) if vae is not None else 1
     for width, height in recipe.data.shapes:
         multiple = factor * 2**levels
         if width % multiple or height % multiple:
@@ -152,7 +152,8 @@ def _check_shapes(recipe: Recipe, vae, unet) -> None:
                               f"denoiser's deepest level; it is the size in latent cells of what is drawn")
 
 
-def _factor_of(vae) -> int:
+def factor_of(vae) -> int:
+    """Pixels per latent cell and side."""
     return 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.get("patch_size", 1)
 
 

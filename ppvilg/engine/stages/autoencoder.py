@@ -33,6 +33,7 @@ class AutoencoderStage:
         order = BatchOrder(self.training.buckets(self.transform), self.config.batch_size, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed, distributed.rank(),
                               distributed.world_size(), workers=self.recipe.data.workers,
+                              passes=self.config.accumulation,
                               bad_sample_share=self.recipe.data.bad_sample_share, on_bad_sample=log_bad_sample,
                               bad_sample_list=self.folder.parent / f"bad_samples_vae_{distributed.rank()}.jsonl",
                               account=self.folder.parent / f"data_report_vae_{distributed.rank()}.jsonl")
@@ -53,8 +54,8 @@ class AutoencoderStage:
             if len(pictures) * 32 >= count:
                 return np.concatenate(pictures)
 
-    def losses(self, batch: Batch, step: int, part: slice):
-        pixels = paddle.to_tensor(batch.pixel_values[part])  # (N, 3, H, W)
+    def losses(self, batch: Batch, step: int):
+        pixels = paddle.to_tensor(batch.pixel_values)  # (N, 3, H, W)
         posterior = self.vae.encode(pixels).latent_dist
         error = self.vae.decode(posterior.sample()).sample - pixels  # (N, 3, H, W)
         terms = {
