@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,21 @@ def finished(make_run, tmp_path_factory):
     output = tmp_path_factory.mktemp("finished") / "out"
     make_run(output).run()
     return output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_behind():
+    """A module of tests leaves its process as it was: what is left could end it in the middle of another module."""
+
+    def state():
+        from paddle import distributed as dist
+
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+        threads = {thread.name for thread in threading.enumerate() if thread.name.startswith("ppvilg")}
+        return {"handlers": handlers, "threads": threads, "ranks": dist.is_initialized(),
+                "largest file": resource.getrlimit(resource.RLIMIT_FSIZE),
+                "alarm": signal.getitimer(signal.ITIMER_REAL)}
+
+    before = state()
+    yield
+    assert state() == before

@@ -16,6 +16,8 @@ from ppvilg import commands
 
 def test_killed_in_the_middle_the_same_command_goes_on(command, finished, tmp_path):
     output = tmp_path / "out"
+    for name in ("vae", "cache", "tokenizer", "checkpoints/vae"):
+        shutil.copytree(finished / name, output / name)
     with open(tmp_path / "log.txt", "w+") as log:
         process = start(command(output), log)
         while process.poll() is None and not (output / "checkpoints" / "base" / "step_00000002").exists():
