@@ -61,7 +61,7 @@ def test_stopped_while_anything_is_written_the_end_is_the_same_bit_for_bit(make_
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
     attempts = 0
     while not (tmp_path / "out" / "checkpoints" / "experts" / "exported.json").exists():
-        attempts, allowed, done = attempts + 1, allowed + 11, 0
+        attempts, allowed, done = attempts + 1, allowed + 7, 0
         try:
             make_run(tmp_path / "out").run()
         except Stop:
