@@ -1,4 +1,4 @@
-"""The import direction between the rooms of the package, and what `import ppvilg` does and does not load."""
+"""The import direction between the rooms, what `import ppvilg` does and does not load, and how large a part may be."""
 
 from __future__ import annotations
 
@@ -177,3 +177,42 @@ def test_import_in_fresh_processes():
     for name, process in started.items():
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, f"{name}: {errors[-2000:]}"
+
+
+# ---- how large a part may be ----
+
+MAX_FILE, MAX_FUNCTION, MAX_MODULES = 400, 60, 12  # lines, lines, modules of a folder
+
+
+def long_functions(source: str, limit: int) -> list[str]:
+    """Functions and methods with more lines than `limit`, decorators and docstring counted."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            lines = node.end_lineno - first + 1
+            found += [f"{node.name}: {lines} lines"] if lines > limit else []
+    return found
+
+
+def test_no_file_and_no_function_is_too_long():
+    faults = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()
+        lines = len(source.splitlines())
+        limit = 250 if name == "ppvilg/pipelines/pipeline.py" else 460 if "/engine/" in name else MAX_FILE
+        faults += [f"{name}: {lines} lines, {limit} are allowed"] if lines > limit else []
+        faults += [f"{name}, {fault}, {MAX_FUNCTION} are allowed" for fault in long_functions(source, MAX_FUNCTION)]
+    assert not faults, f"move what belongs together into a module of its own: {faults}"
+
+
+def test_no_folder_is_a_list_of_files():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    counts = {folder: len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) for folder in folders}
+    faults = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > MAX_MODULES}
+    assert not faults, f"at most {MAX_MODULES} modules in a folder, make a room inside it: {faults}"
+
+
+def test_a_planted_long_function_is_found():
+    source = "class A:\n    @property\n    def f(self):\n" + "        x = 1\n" * 4
+    assert long_functions(source, 6) == [] and long_functions(source, 5) == ["f: 6 lines"]

@@ -23,8 +23,7 @@ from ppvilg.inference.manifest import GRAPH, ONNX, PROOF, TRAJECTORY, WEIGHTS, M
 from ppvilg.inference.options import BackendOptions, as_options
 from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.pipelines import ErnieViLG2Pipeline
-from ppvilg.pipelines.loading import STABLE_DIFFUSION_SCHEDULE
-from ppvilg.pipelines.zoo import forget_paths
+from ppvilg.pipelines.folders import STABLE_DIFFUSION_SCHEDULE, forget_paths
 
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part
 from .onnx_graph import require_converter

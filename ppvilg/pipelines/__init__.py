@@ -3,13 +3,14 @@
 import ppvilg._needs_paddle  # noqa: F401
 
 from .arguments import Arguments
-from .denoising import Conditioning, Drawing, ErnieViLG2PipelineOutput
+from .conditioning import Conditioning
+from .denoising import Drawing, ErnieViLG2PipelineOutput
+from .folders import ZOO, resolve, save_fp16, zoo_folder
 from .images import make_grid, read_metadata, save_png
 from .noise import NoiseSource
 from .opening import open_pipeline
 from .pipeline import ErnieViLG2Pipeline
 from .schedulers import SCHEDULERS, build_scheduler
-from .zoo import ZOO, resolve, save_fp16, zoo_folder
 
 __all__ = [
     "SCHEDULERS",

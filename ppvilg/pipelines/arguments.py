@@ -26,7 +26,27 @@ CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a call takes; see ErnieViLG2Pipeline.__call__. The fields beside it are what `checked` makes of them."""
+    """What a call of ErnieViLG2Pipeline takes; comments beside the fields: what `checked` makes of them.
+
+    prompt: what the model cannot read of it is said in a warning, in result.unknown_words and .ignored_text.
+    height, width: pixels, multiples of the pipeline's `size_multiple`; None: the size of `image`, rounded down to them,
+        else of the unet's training.
+    num_inference_steps, guidance_scale: None: the model's defaults. guidance_scale: one number or one per expert; 1
+        and less is no guidance, and the negative prompt is not used.
+    eta: DDIM's share of fresh noise in every step, 0 to 1; None: the model's default where the scheduler takes one.
+    generator: seed or Generator, or one per picture (see NoiseSource). Picture i of seed s is picture 0 of seed s + i,
+        alone, in any batch and in any thread, with every scheduler.
+    latents: initial standard normal noise (N, C, h, w) instead of drawing it.
+    prompt_embeds, negative_prompt_embeds: what `encode_prompt` gives instead of prompts, or its hidden states (P, L, D)
+        alone, without key-token weights.
+    output_type: "pil", "np" (N, H, W, 3), "pd" (N, 3, H, W), both in [0, 1], or "latent" (N, C, h, w).
+    callback_on_step_end: called as f(pipeline, step, timestep, tensors) with those tensors of "latents",
+        "prompt_embeds" and "negative_prompt_embeds" that callback_on_step_end_tensor_inputs names; may return a dict of
+        new ones. `pipeline._interrupt = True` in it ends the loop.
+    style: one of ppvilg.knowledge.STYLES.
+    image: start from this picture, `strength` (default 0.8) of the way to noise; 0 is its reconstruction.
+    mask_image: repaint where it is white (default strength 1, pure noise); other pixels of `image` stay exact.
+    """
 
     prompt: str | Sequence[str] | None = None  # list[str] | None
     height: int | None = None  # int

@@ -37,16 +37,10 @@ from ppvilg.models import expert_index
 
 from .arguments import Arguments
 from .canvas import Canvas
+from .conditioning import Conditioning
 from .noise import NoiseSource
 from .schedulers import Solver
 from .switches import merges_tokens
-
-
-class Conditioning(NamedTuple):
-    """What the denoiser is told about the prompts."""
-
-    hidden_states: paddle.Tensor  # (N, L, D)
-    key_token_weights: paddle.Tensor  # (N, L)
 
 
 @dataclass

@@ -10,8 +10,8 @@ from ppdiffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPIN
 
 from ppvilg.inference import BACKENDS, BackendOptions, is_bundle, open_bundle
 
+from .folders import INDEX, ZOO, resolve
 from .pipeline import ErnieViLG2Pipeline
-from .zoo import INDEX, ZOO, resolve
 
 # So that ppdiffusers' AutoPipelineForText2Image.from_pretrained opens a folder of ours.
 AUTO_TEXT2IMAGE_PIPELINES_MAPPING["ernie-vilg2"] = ErnieViLG2Pipeline

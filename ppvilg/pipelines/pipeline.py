@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import paddle
 from ppdiffusers import AutoencoderKL, DiffusionPipeline
 from ppdiffusers.image_processor import PipelineImageInput
 
-from ppvilg.knowledge import TextKnowledge, truncation_warning, unknown_words_warning
+from ppvilg.knowledge import TextKnowledge
 from ppvilg.models import MoDEUNet2DConditionModel, vae_scale_factor
 
 from . import arguments as checks
-from .arguments import Arguments, embeddings
+from .arguments import Arguments
 from .canvas import prepare_canvas
-from .denoising import Conditioning, Drawing, ErnieViLG2PipelineOutput, at_work, preview_of, result_of, take_step
-from .loading import Loading
+from .conditioning import Conditioning, encode, told, told_not
+from .denoising import Drawing, ErnieViLG2PipelineOutput, at_work, preview_of, result_of, take_step
+from .folders import Loading
 from .noise import Generator, NoiseSource
 from .queue import STREAMED_BATCHES, draw_batches, joined, split_into_batches
 from .schedulers import Solver
@@ -117,24 +117,7 @@ class ErnieViLG2Pipeline(Loading, StockSwitches, DiffusionPipeline):
     ) -> ErnieViLG2PipelineOutput | tuple:
         """Draws `num_images_per_prompt` pictures of each prompt; result.images in that order.
 
-        prompt: what the model cannot read of it is said in a warning, in result.unknown_words and .ignored_text.
-        height, width: pixels, multiples of `size_multiple`; None: the size of `image`, rounded down to them, else of
-            the unet's training.
-        num_inference_steps, guidance_scale: None: the model's defaults. guidance_scale: one number or one per
-            expert; 1 and less is no guidance, and the negative prompt is not used.
-        eta: DDIM's share of fresh noise in every step, 0 to 1; None: the model's default where the scheduler takes one.
-        generator: seed or Generator, or one per picture (see NoiseSource). Picture i of seed s is picture 0 of
-            seed s + i, alone, in any batch and in any thread, with every scheduler.
-        latents: initial standard normal noise (N, C, h, w) instead of drawing it.
-        prompt_embeds, negative_prompt_embeds: what `encode_prompt` gives instead of prompts, or its hidden states
-            (P, L, D) alone, without key-token weights.
-        output_type: "pil", "np" (N, H, W, 3), "pd" (N, 3, H, W), both in [0, 1], or "latent" (N, C, h, w).
-        callback_on_step_end: called as f(pipeline, step, timestep, tensors) with those tensors of "latents",
-            "prompt_embeds" and "negative_prompt_embeds" that callback_on_step_end_tensor_inputs names; may return a
-            dict of new ones. `pipeline._interrupt = True` in it ends the loop.
-        style: one of ppvilg.knowledge.STYLES.
-        image: start from this picture, `strength` (default 0.8) of the way to noise; 0 is its reconstruction.
-        mask_image: repaint where it is white (default strength 1, pure noise); other pixels of `image` stay exact.
+        Every argument is explained in ppvilg.pipelines.Arguments; None is the model's own value.
 
         Raises:
             ValueError, TypeError: an argument, before anything is computed. FileNotFoundError: a picture's file.
@@ -162,6 +145,9 @@ class ErnieViLG2Pipeline(Loading, StockSwitches, DiffusionPipeline):
             mask_image=mask_image,
             strength=strength,
         )
+        return self._draw(arguments)
+
+    def _draw(self, arguments: Arguments) -> ErnieViLG2PipelineOutput | tuple:
         with at_work(self):
             drawing = self.begin(arguments)
             bar = self.progress_bar(total=len(drawing.timesteps))
@@ -170,7 +156,7 @@ class ErnieViLG2Pipeline(Loading, StockSwitches, DiffusionPipeline):
                     take_step(self, [drawing])
                     bar.update()
             result = result_of(self, drawing)
-        return result if return_dict else (result.images,)
+        return result if arguments.return_dict else (result.images,)
 
     def stream_queue(
         self, prompt: list[str], batch_size: int = 8, batches_per_turn: int | None = None, **arguments
@@ -206,9 +192,9 @@ class ErnieViLG2Pipeline(Loading, StockSwitches, DiffusionPipeline):
         noise = NoiseSource(arguments.generator, arguments.count)
         solver = Solver(self.scheduler, arguments.num_inference_steps, arguments.eta, noise)
         with at_work(self):
-            positive, unknown, ignored = self._told(arguments)
+            positive, unknown, ignored = told(self, arguments)
             canvas = prepare_canvas(self, arguments, solver, noise)
-            negative = self._told_not(arguments)
+            negative = told_not(self, arguments)
         return Drawing(
             arguments=arguments,
             solver=solver,
@@ -247,44 +233,7 @@ class ErnieViLG2Pipeline(Loading, StockSwitches, DiffusionPipeline):
 
     def encode_prompt(self, prompts: list[str], num_images_per_prompt: int = 1, apply: bool = True) -> Conditioning:
         """Encodes each prompt once and repeats it; apply=False: as plain text with weights of ones."""
-        return self._encode(prompts, num_images_per_prompt, apply)[0]
-
-    def _encode(self, prompts: list[str], repeats: int, apply: bool) -> tuple[Conditioning, list, list]:
-        """Conditioning of each prompt, its unknown words and its ignored end, each `repeats` times in a row."""
-        encoded = self.text_knowledge.encode(prompts, apply=apply)
-        for warning in (truncation_warning(encoded), unknown_words_warning(encoded)):
-            if warning:
-                warnings.warn(f"prompt {warning}", stacklevel=4)
-        hidden_states = self.text_encoder(paddle.to_tensor(encoded.input_ids))[0].cast(self.unet.dtype)  # (P, L, D)
-        weights = paddle.to_tensor(encoded.key_token_weights)  # (P, L)
-        told = Conditioning(
-            hidden_states.repeat_interleave(repeats, axis=0),  # (N, L, D)
-            weights.repeat_interleave(repeats, axis=0),  # (N, L)
-        )
-        return told, encoded.unknown, encoded.dropped
-
-    def _told(self, arguments: Arguments) -> tuple[Conditioning, list, list]:
-        """What the denoiser is told of N pictures, and of each prompt what it cannot be told."""
-        if arguments.prompt is not None:
-            return self._encode(arguments.texts, arguments.num_images_per_prompt, apply=True)
-        return self._given(arguments.prompt_embeds, arguments.num_images_per_prompt), [], []
-
-    def _told_not(self, arguments: Arguments) -> Conditioning | None:
-        """What guidance leads away from; None where no step uses guidance. Each text is encoded once."""
-        if not any(scale > 1 for scale in arguments.guidance_scale):
-            return None
-        if arguments.negative_prompt_embeds is not None:
-            return self._given(arguments.negative_prompt_embeds, arguments.num_images_per_prompt)
-        texts = list(dict.fromkeys(arguments.negative_prompt))
-        told = self._encode(texts, 1, apply=False)[0]
-        rows = [texts.index(text) for text in arguments.negative_prompt for _ in range(arguments.num_images_per_prompt)]
-        return Conditioning(*(paddle.gather(tensor, paddle.to_tensor(rows)) for tensor in told))
-
-    def _given(self, embeds: paddle.Tensor | Conditioning, repeats: int) -> Conditioning:
-        states = embeddings(embeds).cast(self.unet.dtype)  # (P, L, D)
-        weights = getattr(embeds, "key_token_weights", None)
-        weights = paddle.ones(states.shape[:2], "float32") if weights is None else weights  # (P, L)
-        return Conditioning(*(tensor.repeat_interleave(repeats, axis=0) for tensor in (states, weights)))
+        return encode(self, prompts, num_images_per_prompt, apply)[0]
 
     def encode_image(self, pixels: paddle.Tensor) -> paddle.Tensor:
         """Pixels (N, 3, H, W) in [-1, 1] to latents (N, C, h, w), the mean of the posterior."""

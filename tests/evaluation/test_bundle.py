@@ -13,7 +13,7 @@ from ppvilg.evaluation import ObjectsRecipe, ObjectsSuite
 from ppvilg.evaluation.drawing.painter import Painter
 from ppvilg.evaluation.drawing.sampling import Sampling
 from ppvilg.inference import fastest_proven
-from ppvilg.pipelines.identity import identify
+from ppvilg.pipelines.folders import identify
 from tests.bundles import bundle, components, tiny  # noqa: F401  (fixtures)
 
 

@@ -11,7 +11,8 @@ import ppdiffusers
 import pytest
 
 import ppvilg
-from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, save_fp16, zoo, zoo_folder
+from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, save_fp16, zoo_folder
+from ppvilg.pipelines.folders import zoo
 
 PROMPT = "三只企鹅"
 

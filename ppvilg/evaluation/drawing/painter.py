@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ppvilg._runtime import prepare_cpu
 from ppvilg.data import in_batches
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, open_pipeline
-from ppvilg.pipelines.identity import identify
+from ppvilg.pipelines.folders import identify
 
 from .folder import PictureFolder
 from .sampling import Sampling

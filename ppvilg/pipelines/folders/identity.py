@@ -58,9 +58,7 @@ def _identify_bundle(folder: Path, backend: str | None) -> ModelIdentity:
     return _identity(folder, digest_of(content), options.backend, manifest.pipeline, unet, vae)
 
 
-def _identity(
-    folder: Path, sha256: str, backend: str | None, pipeline: dict, unet: dict, vae: dict
-) -> ModelIdentity:
+def _identity(folder: Path, sha256: str, backend: str | None, pipeline: dict, unet: dict, vae: dict) -> ModelIdentity:
     try:
         levels = len(unet["unet"]["block_out_channels"]) + len(vae["block_out_channels"]) - 2
         experts, timesteps = unet["num_experts"], unet["num_train_timesteps"]

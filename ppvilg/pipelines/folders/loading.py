@@ -20,7 +20,8 @@ from ppvilg.inference import (
 from ppvilg.knowledge import add_marks
 from ppvilg.models import MoDEUNet2DConditionModel
 
-from .zoo import check_weights, forget_paths, resolve
+from .weights import check_weights, forget_paths
+from .zoo import resolve
 
 # The noise schedule of Stable Diffusion 1, for UNet folders that come without a scheduler.
 STABLE_DIFFUSION_SCHEDULE = {
