@@ -69,6 +69,7 @@ DRAWING = (
     ),
     Requirement("jieba", "==0.42.1", "0.42.1", None, None, "prompts are tagged with it"),
     Requirement("pip", "", "26.1", None, None, "paddlenlp imports it, and a virtual environment of uv lacks it"),
+    Requirement("setuptools", "", "84.2.1", None, None, "Paddle imports it, and asks for it from Python 3.12 on"),
 )
 TRAINING = (
     Requirement("visualdl", "==2.5.3", "2.5.3", None, None, "training logs go through it"),

@@ -47,6 +47,30 @@ def pip_arguments(message: str) -> list[str]:
     return words[4:]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "infer --prompt 一只猫",
+        "evaluate -c evaluation/objects",
+        "export -m emoji64 --output exported",
+        "prove exported",
+        "train-detector -c evaluation/detector",
+        "serve",
+    ],
+)
+def test_every_command_says_what_is_missing(monkeypatch, tmp_path, capsys, command):
+    """In a new environment of Python 3.13 that pip alone filled; before the libraries say what they miss."""
+    from ppvilg import _versions, commands
+
+    monkeypatch.chdir(tmp_path)
+    version_of = metadata_of({"paddlenlp": None, "setuptools": None})
+    monkeypatch.setattr(_versions, "find_problems", lambda requirements, _: find_problems(requirements, version_of))
+    assert commands.main(command.split()) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ppvilg cannot run with the packages that are installed here:")
+    assert "paddlenlp==2.8.1" in said and "setuptools" in said and not list(tmp_path.iterdir())
+
+
 def test_the_tested_set_and_what_is_installed_here_pass():
     check_versions(REQUIREMENTS, metadata_of({}))
     check_versions()

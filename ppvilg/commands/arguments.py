@@ -31,7 +31,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def use_device(device: str | None) -> None:
-    """Compute on `device`, with Paddle set up for it and the libraries quiet; ValueError if it is not there."""
+    """Compute on `device`, with Paddle set up for it and the libraries quiet.
+
+    Raises:
+        ImportError: a package is missing, or of a version that fails.
+        ValueError: the device is not there.
+    """
+    from ppvilg._versions import DRAWING, check_versions
+
+    check_versions(DRAWING)  # before the libraries, for its message
     import paddle
     from paddlenlp.utils.log import logger
 

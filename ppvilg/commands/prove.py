@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import new_parser
+from .arguments import new_parser, use_device
 from .backend_arguments import add_backend_settings, backend_options
 
 
@@ -30,15 +30,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from paddlenlp.utils.log import logger
-
-    from ppvilg._runtime import prepare_cpu
+    use_device(None)
     from ppvilg.export import prove_bundle, report
     from ppvilg.export.prove import available_backends
     from ppvilg.inference import read_manifest
 
-    prepare_cpu()
-    logger.set_level("WARNING")  # it tells the story of every file it opens
     manifest = read_manifest(arguments.bundle)
     names = arguments.backends or [each.backend for each in available_backends(arguments.bundle, manifest)]
     options = [backend_options(name, arguments) for name in names]
