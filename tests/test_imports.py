@@ -84,7 +84,7 @@ def rooms_imported_by(path: Path) -> set[str]:
         ("import ppvilg.data.records as r", {"ppvilg.data.records"}),
         ("from ..data import open_source", {"ppvilg.data.open_source"}),
         ("from . import unet", {"ppvilg.models.unet"}),
-        ("from .mode import expert_index", {"ppvilg.models.mode.expert_index"}),
+        ("from .routing import expert_index", {"ppvilg.models.routing.expert_index"}),
         ("def f():\n    from ppvilg import engine", {"ppvilg.engine"}),
         ('importlib.import_module("ppvilg.engine.run")', {"ppvilg.engine.run"}),
         ('NAMES = {"a": "ppvilg.serving"}\n__import__(NAMES["a"])', {"ppvilg.serving"}),

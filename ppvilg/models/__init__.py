@@ -5,7 +5,7 @@ import ppvilg._needs_paddle  # noqa: F401
 from .attention import KeyWeightedAttnProcessor
 from .autoencoder import PatchAutoencoderKL, vae_scale_factor
 from .bias import use_matmul_bias_gradients
-from .mode import block_origins, expert_index, uniform_boundaries, validate_boundaries
+from .routing import block_origins, expert_index, uniform_boundaries, validate_boundaries
 from .unet import MoDEUNet2DConditionModel
 from .upsampling import TileUpsample2D, use_tile_upsampling
 

@@ -34,7 +34,7 @@ from .expert_files import (
     stock_config,
     write_expert,
 )
-from .mode import block_origins, expert_index, uniform_boundaries, validate_boundaries
+from .routing import block_origins, expert_index, uniform_boundaries, validate_boundaries
 
 
 class AbsentExpert(nn.Layer):
