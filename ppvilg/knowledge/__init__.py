@@ -1,5 +1,6 @@
 """Knowledge from words and objects: marks and key-token weights (text), weight maps and captions (vision), styles."""
 
+from .completion import complete_caption, mentioned_labels, missing_objects
 from .styles import NO_STYLE, STYLES, apply_style
 from .text import (
     MARKS,
@@ -14,15 +15,7 @@ from .text import (
     truncation_warning,
     unknown_words_warning,
 )
-from .vision import (
-    COMPLETION,
-    REPLACEMENT,
-    VisualKnowledge,
-    box_weight_map,
-    complete_caption,
-    mentioned_labels,
-    missing_objects,
-)
+from .vision import COMPLETION, REPLACEMENT, VisualKnowledge, box_weight_map
 
 __all__ = [
     "COMPLETION",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .text import MARKS, strip_marks
+from .completion import complete_caption, is_chinese, mentioned_labels, missing_objects, names_of
 
 REPLACEMENT = "replacement"
 COMPLETION = "completion"
@@ -64,64 +63,6 @@ def _covered_cells(start: float, end: float, length: int, cells: int) -> slice:
     if first == stop:  # too thin for a centre: every cell it touches
         first, stop = bisect_right(edges, start) - 1, bisect_left(edges, end)
     return slice(first, stop)
-
-
-def _is_chinese(text: str) -> bool:
-    return bool(re.search(r"[\u3400-\u9fff]", text))
-
-
-def _names(label: str, synonyms: Mapping[str, Sequence[str]] | None) -> list[str]:
-    return [label, *(synonyms or {}).get(label, ())]
-
-
-@lru_cache(maxsize=4096)  # completion and loss weights ask the same of a sample
-def _occurrences(name: str, caption: str) -> list[tuple[int, int]]:
-    """Where a name stands in a caption; Latin names as whole words, plural or not, in any case."""
-    pattern = re.escape(name)
-    if not _is_chinese(name):
-        pattern = rf"(?<![A-Za-z0-9]){pattern}(?:s|es)?(?![A-Za-z0-9])"
-    return [match.span() for match in re.finditer(pattern, caption, re.IGNORECASE)]
-
-
-def mentioned_labels(
-    caption: str, labels: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None = None
-) -> list[str]:
-    """Those of `labels` that the caption names itself or by a synonym, in order, each once.
-
-    A name inside a longer name of another label of the list does not count: 熊猫 names the panda, not also 熊 and 猫.
-    """
-    labels = list(dict.fromkeys(labels))
-    if not labels:
-        return []
-    caption = strip_marks(caption)
-    spans = {label: [s for name in _names(label, synonyms) for s in _occurrences(name, caption)] for label in labels}
-
-    def swallowed(label: str, span: tuple[int, int]) -> bool:
-        return any(
-            other != label and start <= span[0] and span[1] <= end and (end - start) > (span[1] - span[0])
-            for other, found in spans.items()
-            for start, end in found
-        )
-
-    return [label for label in labels if any(not swallowed(label, span) for span in spans[label])]
-
-
-def missing_objects(caption: str, objects, synonyms: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Labels of `objects` that the caption does not mention, in order, several of a kind once."""
-    labels = list(dict.fromkeys(item.label for item in objects))
-    mentioned = set(mentioned_labels(caption, labels, synonyms))
-    return [label for label in labels if label not in mentioned]
-
-
-def complete_caption(caption: str, labels: Sequence[str], marks: bool = True) -> str:
-    """Caption with each label after it: `，[n]碗`, `，碗` without marks, `, [n]bowl` where there is no Chinese."""
-    if not labels:
-        return caption
-    separator = "，" if _is_chinese(caption or labels[0]) else ", "
-    mark = MARKS["n"] if marks else ""
-    # a full stop before the addition would make it a sentence of its own
-    parts = [caption.rstrip("。.，,；;、 ")] if caption.strip() else []
-    return separator.join(parts + [mark + label for label in labels])
 
 
 @dataclass(frozen=True)
@@ -198,10 +139,10 @@ class VisualKnowledge:
     def _missing_names(self, caption: str, objects) -> list[str]:
         """Names to append, in the caption's language; objects without a name in that language are left alone."""
         trusted = [item for item in objects if item.score >= self.min_score]
-        chinese = _is_chinese(caption)
+        chinese = is_chinese(caption)
         names = []
         for label in missing_objects(caption, trusted, self.synonyms):
-            same = [name for name in _names(label, self.synonyms) if _is_chinese(name) == chinese]
+            same = [name for name in names_of(label, self.synonyms) if is_chinese(name) == chinese]
             # a Latin name inside Chinese text is ordinary (T恤, iPhone); Chinese inside English text is not
             names += same[:1] or ([label] if chinese else [])
         return names

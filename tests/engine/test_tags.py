@@ -15,8 +15,8 @@ from ppvilg.engine import distributed
 from ppvilg.engine.caches import tags
 from ppvilg.engine.caches.tags import cache_tags
 from ppvilg.knowledge import TextKnowledge, build_tokenizer
+from ppvilg.knowledge.completion import complete_caption
 from ppvilg.knowledge.text import tag
-from ppvilg.knowledge.vision import complete_caption
 
 ODD = ["一只猫。", "a red cat, on a table", "3D打印的碗，", "café里的人", "[n]猫坐着", "标点；"]
 

@@ -9,7 +9,7 @@ import ppvilg.knowledge
 def test_importing_knowledge_needs_no_paddle():
     """Paddle and paddlenlp may only be imported inside functions."""
     files = list(Path(ppvilg.knowledge.__file__).parent.glob("*.py"))
-    assert len(files) == 4
+    assert files
     for file in files:
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
