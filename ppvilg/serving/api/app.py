@@ -22,7 +22,7 @@ from ..access.identity import COOKIE
 from ..access.security import LOOPBACK, Guard
 from ..errors import ServiceError
 from ..service import Service
-from . import a1111, cloud, huggingface, jobs, openai, portal, qianfan
+from . import a1111, erniebot, huggingface, jobs, openai, qianfan, wenxin
 from .protocol import Protocol
 
 log = logging.getLogger("ppvilg.serving.api")
@@ -31,10 +31,10 @@ log = logging.getLogger("ppvilg.serving.api")
 PROTOCOLS: tuple[Protocol, ...] = (
     openai.PROTOCOL,
     jobs.PROTOCOL,
-    portal.PROTOCOL,
-    portal.HUB,
+    wenxin.PROTOCOL,
+    wenxin.HUB,
     qianfan.PROTOCOL,
-    cloud.PROTOCOL,
+    erniebot.PROTOCOL,
     a1111.PROTOCOL,
     huggingface.PROTOCOL,
 )
