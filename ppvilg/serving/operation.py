@@ -110,7 +110,7 @@ def tidy(service: Service) -> None:
     store, folder, now = service.store, service.folder, time.time()
     keep = service.settings.keep_seconds
     unneeded, ended = gallery.expire(store, now, keep if keep is not None else 100 * 365 * DAY)
-    unneeded |= gallery.make_room(store, service.settings.disk_bytes)
+    service.make_room()
     old = {sha256 for sha256, changed in folder.contents() if changed < now - ORPHAN_SECONDS}
     with store.writing() as connection:
         keys.forget_minutes(connection)

@@ -153,7 +153,15 @@ class Service:
             "expires": None if keep is None else time.time() + keep,
         }
         stored = gallery.add_upload(self.store, owner.id, row)
+        self.make_room()
         return {"id": stored.id, "width": stored.width, "height": stored.height}
+
+    def make_room(self) -> None:
+        """Removes the oldest pictures while all of them take more than they may."""
+        unneeded = gallery.make_room(self.store, self.settings.disk_bytes)
+        if unneeded:
+            with self.store.writing() as connection:
+                self.folder.remove(gallery.unneeded(connection, unneeded))
 
     def _inputs(self, owner: Owner, asked: dict) -> tuple[dict[str, str], tuple[int, int] | None]:
         """(hash of the file of each input picture, size of `image`)."""

@@ -1,9 +1,15 @@
-"""Requests that no client sends: known names with values of every kind, and JSON that breaks off."""
+"""Requests that no client sends: known names with values of every kind, JSON that breaks off, and bad pictures."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import random
+import struct
+import zlib
+
+from PIL import Image
 
 VALUES = (None, True, -1, 0, 2, 2**70, 1.5, 1e308, "", "猫", "\ud800", "\0", "x" * 5000, [], {}, [[[]]], {"a": {}})
 NAMES = tuple(
@@ -39,3 +45,30 @@ def mutated(chance: random.Random) -> tuple[str, str]:
     if chance.random() < 0.2:
         text = text[: chance.randrange(len(text))] + chance.choice(["", "]", "\\u", '"'])
     return chance.choice(PATHS), text
+
+
+def bomb(side: int = 30000) -> bytes:
+    """A PNG of a few hundred kilobytes whose pixels would take gigabytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 10**7)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def noise(side: int, number: int = 0) -> bytes:
+    packed = io.BytesIO()
+    Image.effect_noise((side, side), 50 + number).convert("RGB").save(packed, format="PNG")
+    return packed.getvalue()
+
+
+BAD_PICTURES = {
+    "bomb": bomb(),
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>' * 3,
+    "gif": base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"),
+    "cut off": noise(64)[:2000],
+    "nothing": b"",
+}

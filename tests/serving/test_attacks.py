@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import random
 import socket
-import struct
-import zlib
 
 import httpx
 import pytest
-from PIL import Image
 
 from ppvilg.serving.access.identity import COOKIE
 from ppvilg.serving.operation import tidy
 from ppvilg.serving.store import gallery, jobs
-from tests.serving.mutations import mutated
+from tests.serving.mutations import BAD_PICTURES, mutated, noise
 from tests.serving.running import running
 
 
@@ -28,24 +24,6 @@ def client(served):
         yield client
 
 
-def bomb(side: int = 30000) -> bytes:
-    """A PNG of a few hundred kilobytes whose pixels would take gigabytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 10**7)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def noise(side: int, number: int = 0) -> bytes:
-    packed = io.BytesIO()
-    Image.effect_noise((side, side), 50 + number).convert("RGB").save(packed, format="PNG")
-    return packed.getvalue()
-
-
 # How each protocol takes a picture, and how it says no.
 PICTURES = {
     "v1": ("/v1/jobs", lambda x: {"prompt": "猫", "image": x}, lambda body: body["error"]["code"]),
@@ -53,15 +31,6 @@ PICTURES = {
     "cloud": ("/rpc/2.0/ernievilg/v1/txt2img", lambda x: {"text": "猫", "image": x}, lambda body: body["error_code"]),
     "huggingface": ("/models/tiny", lambda x: {"inputs": x, "parameters": {"prompt": ""}}, lambda body: body["error"]),
 }
-BAD_PICTURES = {
-    "bomb": bomb(),
-    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>' * 3,
-    "gif": base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"),
-    "cut off": noise(64)[:2000],
-    "nothing": b"",
-}
-
-
 @pytest.mark.parametrize("protocol", PICTURES)
 @pytest.mark.parametrize("kind", BAD_PICTURES)
 def test_bad_pictures(client, protocol, kind):
@@ -204,7 +173,6 @@ def test_the_disk_cap_holds(model_folder, tmp_path_factory, monkeypatch):
         with httpx.Client(base_url=small.url, timeout=60, trust_env=False) as client:
             for number in range(40):
                 assert client.post("/v1/uploads", content=noise(32, number)).status_code == 201
-        tidy(small.service)
         left = sum(path.stat().st_size for path in (data / "pictures").glob("*/*.png"))
         assert 0 < left <= 20_000
         monkeypatch.setattr("ppvilg.serving.operation.ORPHAN_SECONDS", -1.0)

@@ -7,11 +7,8 @@ import time
 import pytest
 from PIL import Image
 
-from ppvilg.serving.model.info import model_hash, read_model
-from ppvilg.serving.model.requests import Limits, resolve
-from ppvilg.serving.store import QueueLimits, Store, claims, gallery, jobs, sqlite_url
-from ppvilg.serving.store.folder import DataFolder
-from ppvilg.serving.worker import Worker
+from ppvilg.serving.store import claims, jobs
+from tests.serving.desk import Desk
 from tests.serving.running import until
 
 
@@ -21,39 +18,6 @@ def painter(model_folder):
     from ppvilg.serving.worker.painter import PipelinePainter
 
     return PipelinePainter(open_pipeline(model_folder))
-
-
-class Desk:
-    """A store, a worker whose turns the test decides on, and who hands in jobs."""
-
-    def __init__(self, model, painter, path, url=None, **more):
-        self.info = read_model(str(model))
-        self.folder = DataFolder(path)
-        self.store = Store(url or sqlite_url(self.folder.database))
-        about = {"name": self.info.name, "hash": model_hash(model)}
-        self.worker = Worker(self.store, self.folder, painter, "w", about, **{"slots": 4, **more})
-
-    def submit(self, owner="a", **asked):
-        settings, _ = resolve({"prompt": "三只企鹅", "seed": 1, **asked}, self.info, Limits())
-        with self.store.writing() as connection:
-            return jobs.submit(connection, owner, "v1", settings, QueueLimits())
-
-    def state(self, job):
-        return jobs.find(self.store, None, job.id)
-
-    def turn(self):
-        self.worker._claimed = 0.0  # look at the queue in every turn
-        self.worker.turn()
-
-    def finish(self, *handed_in, turns=2000):
-        for _ in range(turns):
-            if all(self.state(job).is_final for job in handed_in):
-                return
-            self.turn()
-        raise AssertionError([self.state(job) for job in handed_in])
-
-    def hashes(self, job):
-        return [picture.sha256 for picture in gallery.of_jobs(self.store, [job.id])[job.id]]
 
 
 @pytest.fixture
@@ -154,6 +118,11 @@ def test_progress_and_the_strip(desk):
     assert {each["expert"] for each in shown if each.get("expert") is not None} == {0, 1}
     assert [each["steps_done"] for each in shown] == sorted(each["steps_done"] for each in shown)
     strip = desk.state(job).progress["previews"]
+    blocks = [
+        {"expert": 1, "first_step": 0, "steps": 5, "from": 50, "to": 100},
+        {"expert": 0, "first_step": 5, "steps": 5, "from": 0, "to": 50},
+    ]
+    assert shown[-1]["blocks"] == desk.state(job).progress["blocks"] == blocks
     assert [(each["picture"], each["expert"], each["step"]) for each in strip] == [
         (0, 1, 5), (0, 0, 10), (1, 1, 5), (1, 0, 10),
     ]  # fmt: skip

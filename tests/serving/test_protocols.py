@@ -140,6 +140,7 @@ def test_a_browser_has_its_own_gallery(client, served):
         job = drawn(browser, num_images=2, seed=5)
         assert job["state"] == "done"
         assert len({entry["expert"] for entry in job["previews"] if entry["end_of_block"]}) == 2  # the strip
+        assert [(block["expert"], block["steps"]) for block in job["blocks"]] == [(1, 1), (0, 2)]
         first = browser.get("/v1/pictures?limit=1").json()
         assert [each["seed"] for each in first["pictures"]] == [6]
         assert [each["seed"] for each in browser.get(f"/v1/pictures?before={first['next']}").json()["pictures"]] == [5]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.resources
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,7 +40,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     huggingface.PROTOCOL,
 )
 PAGE_ENDINGS = frozenset("html css js mjs json svg png webp ico woff2 webmanifest txt".split())
-TIDY_SECONDS = 60.0
+TIDY_SECONDS, ROOM_SECONDS = 60, 2
 
 
 def build_app(service: Service, extra_hosts: tuple[str, ...] = ()) -> FastAPI:
@@ -118,12 +119,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _tidy_now_and_then(service: Service) -> None:
-    while True:
+    """Makes room for what the workers draw every two seconds, and does the rest once a minute."""
+    for turn in itertools.count():
         try:
-            await asyncio.to_thread(operation.tidy, service)
+            whole = turn % (TIDY_SECONDS // ROOM_SECONDS) == 0
+            await asyncio.to_thread(operation.tidy if whole else Service.make_room, service)
         except Exception:  # a full disk or a lost database today is no reason not to try again
             log.exception("the folder of the service could not be tidied")
-        await asyncio.sleep(TIDY_SECONDS)
+        await asyncio.sleep(ROOM_SECONDS)
 
 
 class _Page(StaticFiles):

@@ -38,6 +38,7 @@ def job_json(service: Service, job: Job) -> dict:
             "seconds_left": seconds_left,
         },
         "expert": _expert(service.model, progress),
+        "blocks": progress.get("blocks", []),
         "previews": [_preview(service, job, entry) for entry in progress.get("previews", [])],
         "pictures": [picture_json(service, picture) for picture in pictures],
         "error": error,

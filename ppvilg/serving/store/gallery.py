@@ -132,13 +132,11 @@ def expire(store: Store, now: float, keep_seconds: float) -> tuple[set[str], lis
 
 def make_room(store: Store, limit_bytes: int) -> set[str]:
     """Removes the oldest pictures and uploads until the rest has `limit_bytes`; hashes of files not needed any more."""
-    with store.writing() as connection:
-        total = sum(
-            int(connection.execute(select(func.coalesce(func.sum(table.c.bytes), 0))).scalar_one())
-            for table in (pictures, uploads)
-        )
-        if total <= limit_bytes:
+    with store.reading() as connection:  # most often there is room, and nobody need wait
+        if _bytes_taken(connection) <= limit_bytes:
             return set()
+    with store.writing() as connection:
+        total = _bytes_taken(connection)
         oldest = [
             (row.created, table, row)
             for table in (pictures, uploads)
@@ -152,3 +150,9 @@ def make_room(store: Store, limit_bytes: int) -> set[str]:
             hashes.add(row.sha256)
             total -= row.bytes
         return unneeded(connection, hashes)
+
+
+def _bytes_taken(connection: Connection) -> int:
+    """Bytes of all pictures and uploads."""
+    sums = [select(func.coalesce(func.sum(table.c.bytes), 0)) for table in (pictures, uploads)]
+    return sum(int(connection.execute(each).scalar_one()) for each in sums)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +46,18 @@ class PictureDrawing:
     def expert(self) -> int:
         """The expert of the next step; of the last one when there is none."""
         return self.block if self.done else self.drawing.expert
+
+    @property
+    def blocks(self) -> list[dict]:
+        """The experts that draw it, in their order: first_step and number of steps, timesteps `from` up to `to`."""
+        boundaries = self.drawing.boundaries
+        experts = [bisect.bisect_right(boundaries, float(timestep)) - 1 for timestep in self.drawing.timesteps]
+        blocks, first_step = [], 0
+        for expert, steps in ((expert, len(list(group))) for expert, group in itertools.groupby(experts)):
+            low, high = boundaries[expert : expert + 2]
+            blocks.append({"expert": expert, "first_step": first_step, "steps": steps, "from": low, "to": high})
+            first_step += steps
+        return blocks
 
     @property
     def shares_with(self) -> tuple:

@@ -224,6 +224,7 @@ class Worker:
             "pictures_in_flight": len(self.engine.drawn),
             "expert": None if behind is None else behind.drawing.expert,
             "timestep": None if behind is None else behind.drawing.timestep,
+            "blocks": begun[0].drawing.blocks if begun else [],
             "previews": self.previews.shown(id),
         }
 
@@ -271,5 +272,6 @@ class Worker:
     def _report_last(self, id: str, task: Task) -> None:
         """The progress of a job that is about to end."""
         total = task.job.wanted * task.drawing.total
-        progress = {"steps_done": total, "steps_total": total, "previews": self.previews.shown(id)}
+        progress = {"steps_done": total, "steps_total": total, "blocks": task.drawing.blocks}
+        progress["previews"] = self.previews.shown(id)
         claims.report(self.store, self.name, [id], {id: progress}, self.lease)
