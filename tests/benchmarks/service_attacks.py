@@ -57,7 +57,7 @@ class Attack:
             assert answer.status_code < 500, (path, text, answer.text)
             assert answer.headers["content-type"].startswith(("application/json", "text/event-stream")), (path, text)
             statuses[answer.status_code] += 1
-            if number % 500 == 499:
+            if number % 20 == 19:
                 jobs.cancel(self.store)
         print(f"{count} mutated requests: {dict(statuses)}", flush=True)
 
@@ -108,7 +108,7 @@ class Attack:
             stored = "\n".join(connection.connection.iterdump())
         logged = (self.data / "service.log").read_text(encoding="utf-8")
         assert self.secret not in stored + logged + token
-        assert PROMPT not in logged and "answered" in logged
+        assert PROMPT not in logged and "answered" in logged and "Traceback" not in logged
         print(f"no secret in {len(stored) >> 10} KiB of store and {len(logged) >> 10} KiB of log", flush=True)
 
 

@@ -11,11 +11,15 @@ import zlib
 
 from PIL import Image
 
-VALUES = (None, True, -1, 0, 2, 2**70, 1.5, 1e308, "", "猫", "\ud800", "\0", "x" * 5000, [], {}, [[[]]], {"a": {}})
+NUMBERS = (True, -1, 0, 2, 2**70, 1.5, 1e308, float("inf"), float("nan"))
+VALUES = (None, *NUMBERS, "", "猫", "\ud800", "\0", "x" * 5000, [], {}, [[[]]], {"a": {}})
 NAMES = tuple(
     "prompt negative_prompt style width height num_images seed num_inference_steps guidance_scale sampler eta image "
     "mask strength word_weights expect text resolution num inputs parameters n size stream partial_images model steps "
-    "cfg_scale styles batch_size n_iter init_images text_prompts topk taskId task_id access_token key".split()
+    "cfg_scale styles batch_size n_iter init_images text_prompts topk taskId task_id access_token key "
+    "output_format response_format background quality user negative target_size scheduler denoising_strength "
+    "sampler_name sampler_index inpainting_mask_invert script_name send_images sd_model_checkpoint image_num version "
+    "grant_type client_id client_secret".split()
 )
 PATHS = (
     "/v1/jobs",
@@ -40,10 +44,11 @@ PATHS = (
 
 
 def mutated(chance: random.Random) -> tuple[str, str]:
-    """(path, body) of a request."""
-    text = json.dumps({name: chance.choice(VALUES) for name in chance.sample(NAMES, 6)})
+    """(path, body) of a request; every third would be a good one without two of its fields."""
+    bad, good = (2, {"prompt": "猫", "text": "猫", "inputs": "猫"}) if chance.random() < 1 / 3 else (6, {})
+    text = json.dumps({**good, **{name: chance.choice(VALUES) for name in chance.sample(NAMES, bad)}})
     if chance.random() < 0.2:
-        text = text[: chance.randrange(len(text))] + chance.choice(["", "]", "\\u", '"'])
+        text = text[: chance.randrange(len(text))] + chance.choice(["", "]", "\\u", '"', "1" * 5000, "1e999}"])
     return chance.choice(PATHS), text
 
 

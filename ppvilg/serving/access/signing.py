@@ -22,7 +22,8 @@ class Signer:
         return base64.urlsafe_b64encode(digest[:24]).decode()
 
     def is_valid(self, signature: str, purpose: str, *parts: object) -> bool:
-        return hmac.compare_digest(signature.encode(), self.signature(purpose, *parts).encode())
+        given = signature.encode("utf-8", "surrogatepass")  # a query or JSON may hold anything
+        return hmac.compare_digest(given, self.signature(purpose, *parts).encode())
 
     def token(self, purpose: str, subject: str, seconds: float) -> str:
         """A URL-safe token that names its subject until it expires."""

@@ -106,10 +106,11 @@ def _asked(service: Service, fields: dict, has_image: bool) -> tuple[dict, list[
 
 def _styled(fields: dict) -> tuple[str | None, str]:
     """(the style of a job, the prompt with all other styles)."""
-    prompt = fields.get("prompt", "")
-    styles = [style for style in fields.get("styles") or [] if style != NO_STYLE]
-    if not isinstance(prompt, str) or not all(isinstance(style, str) for style in styles):
+    prompt, styles = fields.get("prompt", ""), fields.get("styles") or []
+    texts = isinstance(styles, list) and all(isinstance(style, str) for style in styles)
+    if not isinstance(prompt, str) or not texts:
         raise ServiceError("invalid", "prompt must be a text, styles a list of texts", "prompt")
+    styles = [style for style in styles if style != NO_STYLE]
     for style in styles:
         if style not in STYLES:
             known = "、".join(STYLES)

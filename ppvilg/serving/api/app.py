@@ -24,7 +24,7 @@ from ..access.security import LOOPBACK, Guard
 from ..errors import ServiceError
 from ..service import Service
 from . import a1111, erniebot, huggingface, jobs, openai, qianfan, wenxin
-from .protocol import Protocol
+from .protocol import Json, Protocol
 
 log = logging.getLogger("ppvilg.serving.api")
 
@@ -46,7 +46,8 @@ TIDY_SECONDS, ROOM_SECONDS = 60, 2
 def build_app(service: Service, extra_hosts: tuple[str, ...] = ()) -> FastAPI:
     """The ASGI application of a service. extra_hosts: further names that a Host header may have."""
     figures = operation.Figures()
-    app = FastAPI(title="ppvilg", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan)
+    about = {"title": "ppvilg", "version": __version__, "docs_url": None, "redoc_url": None}
+    app = FastAPI(**about, lifespan=_lifespan, default_response_class=Json)
     app.state.service, app.state.figures = service, figures
     for protocol in PROTOCOLS:
         app.include_router(protocol.router, include_in_schema=protocol.name == "v1")

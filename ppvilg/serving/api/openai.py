@@ -84,10 +84,10 @@ async def _draw(request: Request, content: tuple[dict, dict], kind: str) -> Resp
     partial = whole(fields.get("partial_images") or 0, "partial_images")
     if not isinstance(partial, int) or not 0 <= partial <= 3:
         raise ServiceError("invalid", "partial_images must be from 0 to 3", "partial_images")
+    shape = _format(fields)
     body = json.dumps(fields, sort_keys=True).encode() + b"".join(part for parts in files.values() for part in parts)
     retried = request.headers.get("x-stainless-retry-count", "0") != "0"
     job = await asyncio.to_thread(_submit, service, owner, fields, files, body, retried)
-    shape = _format(fields)
     if stream:
         events = _stream(service, owner, job, partial, shape, kind)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -217,7 +217,7 @@ def _shown(job: Job) -> tuple[int, int] | None:
 
 def _format(fields: dict) -> str:
     shape = fields.get("output_format") or "png"
-    if shape not in FORMATS:
+    if not isinstance(shape, str) or shape not in FORMATS:
         raise ServiceError("invalid", f"output_format must be one of {', '.join(FORMATS)}", "output_format")
     return shape
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,16 @@ class Protocol:
     error: Callable[[ServiceError], Response]
 
 
+class Json(JSONResponse):
+    """JSON as UTF-8; in ASCII where a text that is echoed cannot be written, such as half of a surrogate pair."""
+
+    def render(self, content: object) -> bytes:
+        try:
+            return super().render(content)
+        except UnicodeEncodeError:
+            return json.dumps(content).encode()
+
+
 def service_of(request: Request) -> Service:
     return request.app.state.service
 
@@ -44,12 +55,20 @@ async def read_json(request: Request) -> dict:
     """The body as a JSON object, whatever its Content-Type says. ServiceError invalid."""
     body = await request.body()
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         raise ServiceError("invalid", "the body is not JSON") from None
     if not isinstance(content, dict):
         raise ServiceError("invalid", "the body must be a JSON object")
     return content
+
+
+def _finite(text: str) -> float:
+    """A number of JSON. ValueError: NaN and infinities, which JSON has no words for, or beyond all floats."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 async def read_fields(request: Request) -> tuple[dict, dict[str, list[bytes]]]:
@@ -108,7 +127,7 @@ def size_of(text: object, name: str = "size") -> tuple[int, int]:
 
 
 def answer(content: object, status: int = 200, headers: dict | None = None) -> JSONResponse:
-    return JSONResponse(content, status, headers)
+    return Json(content, status, headers)
 
 
 def base64_of(content: bytes) -> str:

@@ -18,6 +18,7 @@ from .store import Store
 from .tables import keys, usage
 
 _KEY_NAME = re.compile(r"[\w.@ -]{1,60}")
+_AK = re.compile(r"[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Key:
 
 def secret_hash(secret: str) -> str:
     """SHA-256; the secrets are 32 random bytes, so nothing slower is needed."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()  # JSON can hold half of a pair
 
 
 def new_key(
@@ -74,6 +75,8 @@ def any_keys(store: Store) -> bool:
 
 def key_of(store: Store, sk: str | None = None, ak: str | None = None) -> Key | None:
     """The valid key with this secret, or this AK, or both."""
+    if ak is not None and not _AK.fullmatch(ak):
+        return None  # what is no AK may be no text that a database takes
     query = select(keys.c.ak, keys.c.name, keys.c.pictures_per_day, keys.c.requests_per_minute)
     query = query.where(keys.c.revoked.is_(None))
     if sk is not None:
