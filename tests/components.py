@@ -17,6 +17,11 @@ TIMESTEPS = 100
 @pytest.fixture(scope="session")
 def components(tmp_path_factory) -> dict:
     """Arguments of ErnieViLG2Pipeline."""
+    return make_components(tmp_path_factory.mktemp("tokenizer"))
+
+
+def make_components(folder) -> dict:
+    """The same; the tokenizer's files are written to `folder`."""
     import paddle
     from paddlenlp.transformers import ErnieConfig, ErnieModel
     from ppdiffusers import AutoencoderKL, DDIMScheduler
@@ -25,7 +30,7 @@ def components(tmp_path_factory) -> dict:
     from ppvilg.models import MoDEUNet2DConditionModel
 
     paddle.seed(0)
-    tokenizer = build_tokenizer(CAPTIONS, tmp_path_factory.mktemp("tokenizer"))
+    tokenizer = build_tokenizer(CAPTIONS, folder)
     config = ErnieConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

@@ -18,7 +18,7 @@ from ppvilg.files import digest_of, file_sha256, find_shipped, read_lines, read_
 from .album import Run, columns_of, open_run, small_copies
 from .arguments import add_device, new_parser, use_device
 
-BATCHES_AT_ONCE = 8  # of which experts that take turns in memory draw their steps one after the other
+BATCHES_PER_TURN = 8  # that each expert is read once for where not all are in memory; their pictures come together
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -133,18 +133,24 @@ def contents_of(arguments: argparse.Namespace) -> dict:
 
 
 def draw(pipeline, run: Run, prompts: list[str], arguments: argparse.Namespace, settings: dict) -> Iterator[tuple]:
-    """(index, picture) of every picture of the run that is missing; the seeds count on from picture to picture."""
-    missing, batch_size = run.missing(), arguments.batch_size
-    at_once = batch_size * (1 if arguments.max_resident_experts is None else BATCHES_AT_ONCE)
-    for start in range(0, len(missing), at_once):
-        indices = missing[start : start + at_once]
-        drawn = pipeline.generate_queue(
-            [prompts[index] for index in indices],
-            batch_size=batch_size,
-            generator=[arguments.seed + index for index in indices],
-            **settings,
-        )
-        yield from zip(indices, drawn.images)
+    """(index, picture) of every picture of the run that is missing, batch by batch as they are drawn.
+
+    The seeds count on from picture to picture. Memory does not grow with the number of pictures.
+    """
+    missing = run.missing()
+    if not missing:
+        return
+    batches = pipeline.stream_queue(
+        [prompts[index] for index in missing],
+        batch_size=arguments.batch_size,
+        batches_per_turn=None if arguments.max_resident_experts is None else BATCHES_PER_TURN,
+        generator=[arguments.seed + index for index in missing],
+        **settings,
+    )
+    indices = iter(missing)
+    for batch in batches:
+        for picture in batch.images:
+            yield next(indices), picture
 
 
 def save_grid(run: Run, about: dict, prompts: list[str], columns: int) -> None:

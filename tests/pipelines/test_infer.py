@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +14,7 @@ from PIL import Image
 import ppvilg
 from ppvilg import pipelines
 from ppvilg.commands import album, main
+from ppvilg.inference.expert_sources import DygraphExperts
 from ppvilg.pipelines import ErnieViLG2Pipeline, read_metadata
 
 
@@ -141,6 +147,50 @@ def test_stopped_half_way_the_same_command_goes_on(model, tmp_path, capsys, stop
     capsys.readouterr()
     assert infer([*arguments, "--output", str(output)]) == 0
     assert "all drawn before" in capsys.readouterr().out and numbered(output) == after
+
+
+def test_killed_half_way_the_same_command_goes_on(model, tmp_path):
+    """kill -9 while it draws: what is there is whole, and is not drawn again."""
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "pictures"
+    prompts.write_text("".join(f"{number}只企鹅\n" for number in range(40)), encoding="utf-8")
+    arguments = [
+        "-m",
+        model,
+        "--prompt-file",
+        str(prompts),
+        "--batch-size",
+        "1",
+        "--steps",
+        "9",
+        "--output",
+        str(output),
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "ppvilg", "infer", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and len(list(output.glob("0*.png"))) < 10:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait() == -9
+    before = numbered(output)  # which reads every one of them
+    assert 10 <= len(before) < 40
+    assert infer(arguments) == 0
+    after = numbered(output)
+    assert len(after) == 40 and after.items() >= before.items()
+    assert [prompt for prompt, _, _ in after.values()] == [f"{number}只企鹅" for number in range(40)]
+
+
+def test_streamed_experts_are_read_once_for_several_batches(model, tmp_path, monkeypatch):
+    prompts, reads, load = ["--prompt", "一只猫"] * 6, [], DygraphExperts.load
+    monkeypatch.setattr(DygraphExperts, "load", lambda *given: reads.append(given[1]) or load(*given))
+    monkeypatch.setattr(importlib.import_module("ppvilg.commands.infer"), "BATCHES_PER_TURN", 2)
+    arguments = ["-m", model, *prompts, "--batch-size", "1", "--steps", "8"]
+    assert infer([*arguments, "--max-resident-experts", "1", "--output", str(tmp_path / "streamed")]) == 0
+    assert infer([*arguments, "--output", str(tmp_path / "plain")]) == 0
+    assert reads == [3, 2, 1, 0] * 3  # six batches in three turns
+    for name in numbered(tmp_path / "plain"):
+        one, other = (np.asarray(Image.open(tmp_path / folder / name)) for folder in ("plain", "streamed"))
+        assert np.array_equal(one, other)
 
 
 def test_other_settings_never_take_the_numbers_of_an_unfinished_run(model, tmp_path, stop_at):
