@@ -6,7 +6,7 @@ import logging
 import time
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import func, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,14 +64,14 @@ def healthz() -> dict:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "Not ready"}})
 def readyz(request: Request) -> Response:
     """A worker has loaded the model and warmed up, and the service is not about to end."""
     ready = request.app.state.service.is_ready()
     return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     return Response(request.app.state.figures.read(request.app.state.service), media_type=CONTENT_TYPE_LATEST)

@@ -11,9 +11,15 @@ from __future__ import annotations
 import argparse
 import base64
 import collections
+import contextlib
 import io
+import os
 import random
+import shutil
+import subprocess
+import sysconfig
 import tempfile
+import threading
 from pathlib import Path
 
 import httpx
@@ -49,16 +55,32 @@ class Attack:
     def on_disk(self) -> int:
         return sum(path.stat().st_size for path in (self.data / "pictures").glob("*/*.png"))
 
+    @contextlib.contextmanager
+    def cancelling(self):
+        """Cancels every job a moment after it was handed in, for many requests wait for theirs."""
+        ended = threading.Event()
+
+        def cancel() -> None:
+            while not ended.wait(0.2):
+                jobs.cancel(self.store)
+
+        thread = threading.Thread(target=cancel, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(60)
+
     def mutations(self, count: int, chance: random.Random) -> None:
         statuses: collections.Counter = collections.Counter()
-        for number in range(count):
-            path, text = mutated(chance)
-            answer = self.client.post(path, content=text.encode())
-            assert answer.status_code < 500, (path, text, answer.text)
-            assert answer.headers["content-type"].startswith(("application/json", "text/event-stream")), (path, text)
-            statuses[answer.status_code] += 1
-            if number % 20 == 19:
-                jobs.cancel(self.store)
+        with self.cancelling():
+            for _ in range(count):
+                path, text = mutated(chance)
+                answer = self.client.post(path, content=text.encode())
+                assert answer.status_code < 500, (path, text, answer.text)
+                assert answer.headers["content-type"].startswith(("application/json", "text/event-stream")), text
+                statuses[answer.status_code] += 1
         print(f"{count} mutated requests: {dict(statuses)}", flush=True)
 
     def bad_pictures(self, times: int) -> None:
@@ -79,6 +101,23 @@ class Attack:
         for path in PATHS[:times]:
             assert self.client.post(path, content=body).status_code == 413, path
         print(f"{times} bodies of 20 MiB: 413", flush=True)
+
+    def described(self) -> None:
+        """schemathesis on our own API, by its description; skipped where it is not installed."""
+        places = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+        program = shutil.which("schemathesis", path=places)
+        if program is None:
+            print("schemathesis is not installed: pip install schemathesis", flush=True)
+            return
+        checks = "not_a_server_error,content_type_conformance,response_headers_conformance,status_code_conformance"
+        command = [program, "run", f"{self.server.url}/openapi.json"]
+        command += ["--header", f"Authorization: Bearer {self.secret}"]
+        command += ["--checks", checks, "--phases", "coverage,fuzzing", "--max-examples", "100", "--no-color"]
+        command += ["--exclude-path", "/v1/jobs/{id}/events", "--request-timeout", "60"]
+        with self.cancelling():
+            told = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        assert told.returncode == 0, told.stdout[-5000:] + told.stderr[-1000:]
+        print(f"schemathesis: {told.stdout.strip().splitlines()[-1].strip(' =')}", flush=True)
 
     def strangers(self) -> None:
         for path in PATHS:
@@ -131,6 +170,7 @@ def main() -> None:
             attack.mutations(given.requests, random.Random(given.seed))
             attack.bad_pictures(20)
             attack.large_bodies(len(PATHS))
+            attack.described()
             attack.strangers()
             attack.fill_the_disk(given.pictures)
             attack.nothing_is_told()

@@ -221,6 +221,26 @@ def test_the_model_and_its_limits(client):
     assert "16 and 20" in refused.json()["error"]["message"]
 
 
+def test_refusals_have_the_form_that_the_description_says(client):
+    """tests/benchmarks/service_attacks.py asks schemathesis, if it is there, about every operation."""
+    description = client.get("/openapi.json").json()
+    form = description["components"]["schemas"]["Fault"]["required"]
+    refused = [
+        ("get", "/v1/jobs/{id}", client.get("/v1/jobs/nothing")),
+        ("get", "/v1/pictures", client.get(f"/v1/pictures?before={2**70}")),
+        ("post", "/v1/jobs", client.post("/v1/jobs", content=b"{")),
+        ("post", "/v1/uploads", client.post("/v1/uploads", content=b"no picture")),
+        ("get", "/v1/pictures/{id}.png", client.get("/v1/pictures/x.png?expires=1&signature=\u00b2")),
+    ]
+    for method, path, answer in refused:
+        assert 400 <= answer.status_code < 500 and set(answer.json()["error"]) == set(form), answer.text
+        documented = description["paths"][path][method]["responses"][str(answer.status_code)]
+        assert documented["content"]["application/json"]["schema"]["$ref"].endswith("/Refusal")
+    job = drawn(client)
+    odd = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": "\u00b2".encode("latin-1")})
+    assert odd.text.count("event: job") == 1
+
+
 # ---- OpenAI's retries, the queue's end, rates: in the words of each protocol ----
 
 

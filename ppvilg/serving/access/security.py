@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -63,7 +64,7 @@ class Guard:
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             raise ServiceError("forbidden", "requests from pages of other sites are not answered")
         length = headers.get("content-length")
-        if length is not None and (not length.isdigit() or int(length) > self.max_body):
+        if length is not None and (not re.fullmatch("[0-9]{1,18}", length) or int(length) > self.max_body):
             raise ServiceError("too_large", f"the body has more than {self.max_body} bytes")
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:

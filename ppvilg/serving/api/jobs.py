@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import time
 from typing import Annotated
 
@@ -24,10 +25,30 @@ from ..store import gallery, jobs, keys, workers
 from .protocol import Protocol, decode_picture, owner_of, service_of
 from .views import job_json, picture_json
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
-
 KEEP_ALIVE_SECONDS = 15.0
 EVENT_SECONDS = 0.1
+
+
+class Fault(BaseModel):
+    """Why a request is not carried out: a code for programs, a sentence for people, the field at fault."""
+
+    code: str
+    message: str
+    field: str | None
+
+
+class Refusal(BaseModel):
+    """The body of every answer from 400 on."""
+
+    error: Fault
+
+
+REFUSALS = {status: {"model": Refusal} for status in (400, 401, 403, 404, 405, 409, 413, 422, 429, 500, 503)}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_FILES = {f"image/{kind}": _FILE for kind in ("png", "jpeg", "webp")}
+PICTURE_BODY = {"requestBody": {"required": True, "content": _FILES}}
+
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=REFUSALS)
 
 
 class Expectation(BaseModel):
@@ -195,7 +216,7 @@ async def events(
     """Server-sent events: the whole job, now and whenever it changes, until it has ended."""
     service, owner = service_of(request), owner_of(request)
     job = await asyncio.to_thread(jobs.find, service.store, owner.id, id)
-    seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    seen = int(last_event_id) if last_event_id and re.fullmatch("[0-9]{1,18}", last_event_id) else 0
     if job.is_final and seen >= job.revision:
         return Response(status_code=204)  # which tells an EventSource not to come back
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -239,7 +260,9 @@ def preview(request: Request, id: str, picture: int, step: int, expires: str, si
 
 @router.get("/pictures")
 def list_pictures(
-    request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 60, before: int | None = None
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 60,
+    before: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
 ) -> dict:
     """One's own pictures, newest first."""
     service, owner = service_of(request), owner_of(request)
@@ -284,7 +307,7 @@ def delete_picture(request: Request, id: str) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/uploads", status_code=201)
+@router.post("/uploads", status_code=201, openapi_extra=PICTURE_BODY)
 async def upload(request: Request) -> dict:
     """Keeps a picture to start from, or a mask: the body is the file."""
     service, owner = service_of(request), owner_of(request)
@@ -301,7 +324,7 @@ def upload_file(request: Request, id: str) -> Response:
     return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
-@router.post("/png-info")
+@router.post("/png-info", openapi_extra=PICTURE_BODY)
 async def png_info(request: Request) -> dict:
     """What a PNG says of how it was made: the body is the file."""
     service = service_of(request)
