@@ -115,7 +115,7 @@ class Attack:
         command += ["--checks", checks, "--phases", "coverage,fuzzing", "--max-examples", "100", "--no-color"]
         command += ["--exclude-path", "/v1/jobs/{id}/events", "--request-timeout", "60"]
         with self.cancelling():
-            told = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+            told = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=self.data)
         assert told.returncode == 0, told.stdout[-5000:] + told.stderr[-1000:]
         print(f"schemathesis: {told.stdout.strip().splitlines()[-1].strip(' =')}", flush=True)
 
