@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from pathlib import Path
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -51,3 +53,29 @@ def use_device(device: str | None) -> None:
         paddle.set_device(device)
     prepare_cpu()
     logger.set_level("WARNING")  # it tells the story of every file it opens
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    """Adds --lora to a parser; may be given several times."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        type=parse_lora,
+        metavar="PATH[:SCALE]",
+        help="adapter to draw with; SCALE: one number, or one per expert from low to high noise, as 0,0,0.5,1 (1)",
+    )
+
+
+def parse_lora(text: str) -> tuple[Path, float | list[float]]:
+    """(path, scale) of PATH or PATH:SCALE. argparse.ArgumentTypeError: SCALE is no number."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        scales = [float(each) for each in scale.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: {scale!r} is no scale, such as 0.8 or 0,0,0.5,1") from None
+    if not all(map(math.isfinite, scales)):
+        raise argparse.ArgumentTypeError(f"{text!r}: a scale must be finite")
+    return Path(path), scales[0] if len(scales) == 1 else scales

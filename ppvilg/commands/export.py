@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ppvilg.files import read_lines, shipped_folder
 
-from .arguments import add_device, new_parser, use_device
+from .arguments import add_device, add_lora, new_parser, use_device
 from .backend_arguments import add_backend_settings, backend_options
 
 
@@ -43,6 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of those pictures; of latents for experts"
     )
     parser.add_argument("--from-diffusers", action="store_true", help="a stock UNet folder in PyTorch's layout")
+    add_lora(parser)
     add_device(parser)
     add_backend_settings(parser)
     return parser.parse_args(argv)
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         size=arguments.size and arguments.size[::-1],
         weights=arguments.weights,
         from_diffusers=arguments.from_diffusers,
+        adapters=arguments.lora,
     )
     print(report(manifest, read_proofs(arguments.output)[machine_name()]))
     print(f"bundle: {arguments.output.resolve()}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from ppvilg.files import digest_of, file_sha256, find_shipped, read_lines, read_picture
 
 from .album import Run, columns_of, open_run, small_copies
-from .arguments import add_device, new_parser, use_device
+from .arguments import add_device, add_lora, new_parser, use_device
 
 BATCHES_PER_TURN = 8  # that each expert is read once for where not all are in memory; their pictures come together
 
@@ -43,6 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--strength", type=float, help="how far --image is taken back to noise, 0 to 1")
     parser.add_argument("--backend", help="of an export bundle (the fastest that is proven on this machine)")
     parser.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
+    add_lora(parser)
     add_device(parser)
     parser.add_argument("--output", type=Path, default=Path("output/infer"), help="folder for the PNGs (%(default)s)")
     arguments = parser.parse_args(argv)
@@ -82,7 +83,11 @@ def open_model(arguments: argparse.Namespace):
     from ppvilg.pipelines.opening import open_pipeline
 
     pipeline = open_pipeline(
-        arguments.model, arguments.backend, arguments.max_resident_experts, device=arguments.device
+        arguments.model,
+        arguments.backend,
+        arguments.max_resident_experts,
+        device=arguments.device,
+        adapters=arguments.lora,
     )
     if arguments.scheduler:
         pipeline.scheduler = build_scheduler(arguments.scheduler, pipeline.scheduler.config)
@@ -115,6 +120,7 @@ def describe(arguments: argparse.Namespace, pipeline) -> dict:
         "ppvilg": ppvilg.__version__,
         "image": arguments.image and str(arguments.image),
         "mask_image": arguments.mask_image and str(arguments.mask_image),
+        **({"lora": pipeline.describe_adapters()} if arguments.lora else {}),
     }
 
 

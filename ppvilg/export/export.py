@@ -22,7 +22,7 @@ from ppvilg.inference.engines.paddle_inference import program_version
 from ppvilg.inference.manifest import GRAPH, ONNX, PROOF, TRAJECTORY, WEIGHTS, Manifest, installed_versions, stored
 from ppvilg.inference.options import BackendOptions, as_options
 from ppvilg.models import MoDEUNet2DConditionModel
-from ppvilg.pipelines import ErnieViLG2Pipeline
+from ppvilg.pipelines import ErnieViLG2Pipeline, open_pipeline
 from ppvilg.pipelines.folders import STABLE_DIFFUSION_SCHEDULE, forget_paths
 
 from .graphs import Plan, autoencoder_plans, expert_plan, text_encoder_plan, write_part
@@ -64,15 +64,20 @@ def export_model(
     size: tuple[int, int] | None = None,
     weights: str = "float32",
     from_diffusers: bool = False,
+    adapters: Sequence[tuple[str | os.PathLike, float | list[float]]] = (),
 ) -> Manifest:
     """Exports a zoo model, a pipeline folder, or a folder with experts or one stock UNet alone.
 
-    from_diffusers: the stock UNet is in PyTorch diffusers' layout. Otherwise as `export_pipeline`, `export_experts`.
+    from_diffusers: the stock UNet is in PyTorch diffusers' layout. adapters: (file, scale) of LoRAs that become part of
+    the graphs. Otherwise as `export_pipeline`, `export_experts`.
     """
     _check_request(Path(output), backends, weights)
     config = Path(model) / CONFIG_NAME
     if not config.is_file():
-        return export_pipeline(ErnieViLG2Pipeline.from_pretrained(model), output, backends, prompts, size, weights)
+        pipeline = open_pipeline(model, adapters=adapters)
+        return export_pipeline(pipeline, output, backends, prompts, size, weights)
+    if adapters:
+        raise ValueError(f"{model} holds experts alone: adapters are for a whole pipeline")
     kind = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
     if kind == MoDEUNet2DConditionModel.__name__:
         unet = MoDEUNet2DConditionModel.from_pretrained(model)

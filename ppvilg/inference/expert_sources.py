@@ -60,6 +60,8 @@ class DygraphExperts:
         self.num_experts = model.num_experts
         self._files = [_WeightsFile(model.check_expert_folder(folder, k)) for k in range(self.num_experts)]
         self._idle = [model.new_expert() for _ in range(count)]
+        self.template = self._idle[0]  # one of them, for its layers
+        self.change: Callable[[int, nn.Layer], None] | None = None  # what is done to an expert that was read
         if paddle_dtype is not None:
             for expert in self._idle:
                 expert.to(dtype=paddle_dtype)
@@ -76,6 +78,8 @@ class DygraphExperts:
         file = self._files[index]
         try:
             (file.copy_to if self._direct else file.set_on)(expert.state_dict())
+            if self.change is not None:
+                self.change(index, expert)
         except BaseException:
             self._idle.append(expert)
             raise

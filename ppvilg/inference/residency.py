@@ -82,6 +82,13 @@ class ResidentExperts(nn.Layer):
         """Numbers of the experts in memory."""
         return sorted(self._resident)
 
+    def reload(self) -> None:
+        """Reads the experts that are in memory again, in their places; none may be at work."""
+        if self._coming is not None:
+            self._settle()
+        for index, expert in self._resident.items():
+            self._resident[index] = self._reader.submit(self.source.load, index, expert).result()
+
     @contextlib.contextmanager
     def expecting(self, indices: Sequence[int]) -> Iterator[ResidencyRecord]:
         """Calls of these experts will come in this order; the first is read at once, in the background."""

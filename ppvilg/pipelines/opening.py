@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
 from ppdiffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from ppvilg.inference import BACKENDS, BackendOptions, is_bundle, open_bundle
+from ppvilg.models.lora_files import adapter_file
 
+from .adapters import Scale
 from .folders import INDEX, ZOO, resolve
 from .pipeline import ErnieViLG2Pipeline
 
@@ -23,13 +26,15 @@ def open_pipeline(
     max_resident_experts: int | None = None,
     threads: int | None = None,
     device: str | None = None,
+    adapters: Sequence[tuple[str | os.PathLike, Scale]] = (),
 ) -> ErnieViLG2Pipeline:
     """The pipeline of a zoo name, a pipeline folder or an export bundle; everything is checked before it is loaded.
 
     backend: of a bundle, by name or with options (None: the fastest that is proven here, and it says which).
     max_resident_experts: at most so many experts in memory (None: all).
     threads: of the CPU (None: OMP_NUM_THREADS, else all cores). device: "cpu", "gpu" or "gpu:1"; Paddle's own for a
-    pipeline folder when None, while a bundle's is part of its backend.
+    pipeline folder when None, while a bundle's is part of its backend. adapters: (file, scale) of LoRAs to load, in
+    this order, each named by its path; not for bundles, which are exported with theirs.
 
     Raises:
         FileNotFoundError: there is no such model, or a file of it is missing.
@@ -39,7 +44,11 @@ def open_pipeline(
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads must be a whole number from 1, got {threads!r}")
     check_device(device)
+    for file, _ in adapters:
+        adapter_file(file)
     if is_bundle(name):
+        if adapters:
+            raise ValueError(f"{name} is a bundle, whose graphs stay as exported: export the model with --lora")
         if isinstance(backend, str) and device is not None and device.startswith("gpu:"):
             backend = BackendOptions(backend, device_id=int(device.partition(":")[2]))
         _, options = open_bundle(name, backend, threads)
@@ -58,7 +67,10 @@ def open_pipeline(
         paddle.set_device(device)
     if threads is not None:
         paddle.base.core.set_num_threads(threads)
-    return ErnieViLG2Pipeline.from_pretrained(folder, max_resident_experts=max_resident_experts)
+    pipeline = ErnieViLG2Pipeline.from_pretrained(folder, max_resident_experts=max_resident_experts)
+    for file, scale in adapters:
+        pipeline.load_lora_weights(file, os.fspath(file), scale)
+    return pipeline
 
 
 def check_device(device: str | None) -> None:

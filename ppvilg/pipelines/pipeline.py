@@ -13,6 +13,7 @@ from ppvilg.knowledge import TextKnowledge
 from ppvilg.models import MoDEUNet2DConditionModel, vae_scale_factor
 
 from . import arguments as checks
+from .adapters import LoraAdapters
 from .arguments import Arguments
 from .canvas import prepare_canvas
 from .conditioning import Conditioning, encode, told, told_not
@@ -24,7 +25,7 @@ from .schedulers import Solver
 from .switches import StockSwitches
 
 
-class ErnieViLG2Pipeline(Loading, StockSwitches, DiffusionPipeline):
+class ErnieViLG2Pipeline(Loading, LoraAdapters, StockSwitches, DiffusionPipeline):
     """ERNIE-ViLG 2.0 generation (arXiv 2210.15257) from stock components around a mixture of denoising experts.
 
     vae: AutoencoderKL or PatchAutoencoderKL; text_encoder: paddlenlp ErnieModel; tokenizer: ErnieTokenizer with the

@@ -90,9 +90,9 @@ def known(cls: type, config: dict) -> dict:
 
 
 class TorchSide:
-    """Every part and the whole picture in PyTorch eager mode; the calls of deploy_paddle.PaddleSide."""
+    """Every part and the whole picture in PyTorch, eager or compiled; the calls of deploy_paddle.PaddleSide."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compiled: bool) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.boundaries, self.scales = config["boundaries"], config.get("guidance_scales")
         self.request = {name: torch.from_numpy(value) for name, value in np.load(folder / "request.npz").items()}
@@ -104,6 +104,10 @@ class TorchSide:
             self.text_encoder = self._ernie(config["text_encoder"], folder)
             self.scheduler = DDIMScheduler(**known(DDIMScheduler, config["scheduler"]))
             self.pad = config["text_encoder"]["pad_token_id"]
+        if compiled:
+            self.experts = [torch.compile(expert) for expert in self.experts]
+            if self.vae is not None:
+                self.vae, self.text_encoder = torch.compile(self.vae), torch.compile(self.text_encoder)
 
     @staticmethod
     def _expert(config: dict, path: Path) -> UNet2DConditionModel:
@@ -134,6 +138,7 @@ class TorchSide:
     def _denoise(self, sample, timestep, states, weights) -> torch.Tensor:
         expert = self.experts[self._expert_at(timestep)]
         extra = {"key_token_weights": weights}
+        timestep = torch.tensor(timestep)  # a compiler would make a program for every number
         return expert(sample, timestep, states, cross_attention_kwargs=extra, return_dict=False)[0]  # (N, C, h, w)
 
     def _expert_at(self, timestep: int) -> int:
@@ -164,8 +169,8 @@ class TorchSide:
         return (self.vae(latents / self.latent_scale) / 2 + 0.5).clamp(0, 1)
 
 
-def prepare(folder: Path, threads: int) -> TorchSide:
-    """The side, ready to be called without gradients."""
+def prepare(folder: Path, threads: int, compiled: bool) -> TorchSide:
+    """The side, ready to be called without gradients; compiled: by torch.compile, in its first calls."""
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    return TorchSide(folder)
+    return TorchSide(folder, compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import ppvilg
 from ppvilg import pipelines
 from ppvilg.commands import album, main
+from ppvilg.files import file_sha256
 from ppvilg.inference.expert_sources import DygraphExperts
 from ppvilg.pipelines import ErnieViLG2Pipeline, read_metadata
 
@@ -61,6 +64,27 @@ def test_second_run_continues_the_numbers(model, tmp_path):
     first, second = (read_metadata(tmp_path / f"0000{i}.png") for i in range(2))
     assert (first["seed"], second["seed"]) == ("1", "2")
     assert first["scheduler"] == "EulerDiscreteScheduler" and first["num_inference_steps"] == "3"
+
+
+def test_adapters_are_drawn_with_and_told(model, tmp_path, capsys):
+    place = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    random = np.random.default_rng(0)
+    pair = {f"{place}.lora_{part}.weight": random.standard_normal((8, 8)).astype("f4") for part in "AB"}
+    save_file(pair, str(tmp_path / "a.safetensors"), metadata={"format": "pt"})
+    command = ["-m", model, "--prompt", "三只企鹅", "--output", str(tmp_path / "out")]
+    for more in ([], ["--lora", f"{tmp_path / 'a.safetensors'}:0,0,0.5,1"]):
+        assert infer([*command, *more]) == 0
+    first, second = (np.asarray(Image.open(tmp_path / "out" / f"0000{i}.png"), int) for i in range(2))
+    assert np.abs(first - second).max() > 3
+    told = ast.literal_eval(read_metadata(tmp_path / "out" / "00001.png")["lora"])
+    assert told[0]["scale"] == [0.0, 0.0, 0.5, 1.0] and told[0]["name"].endswith("a.safetensors")
+    assert told[0]["sha256"] == file_sha256(tmp_path / "a.safetensors")
+    capsys.readouterr()
+    assert infer([*command, "--lora", str(tmp_path / "none.safetensors")]) == 1
+    assert "none.safetensors is missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        infer([*command, "--lora", "a:much"])
+    assert "'much' is no scale" in capsys.readouterr().err
 
 
 def test_repainting_a_file(model, tmp_path):

@@ -47,9 +47,8 @@ NETWORKS = {
     "set_use_memory_efficient_attention_xformers",
     "to",
 }
-VAE = {"disable_vae_slicing", "disable_vae_tiling", "enable_vae_slicing", "enable_vae_tiling"}
 FUSED = set() if is_ppxformers_available() else {"enable_xformers_memory_efficient_attention"}  # a GPU's alone
-REFUSED = {"plain": FUSED, "streamed": NETWORKS, "exported": NETWORKS | VAE | {"save_config"}}
+REFUSED = {"plain": FUSED, "streamed": NETWORKS, "exported": NETWORKS | {"save_config"}}
 
 
 def arguments_of(name: str, pipeline, saved, place) -> dict:

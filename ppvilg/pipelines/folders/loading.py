@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ppvilg.inference import (
 from ppvilg.knowledge import add_marks
 from ppvilg.models import MoDEUNet2DConditionModel
 
+from .identity import folder_sha256
 from .weights import check_weights, forget_paths
 from .zoo import resolve
 
@@ -58,7 +60,9 @@ class Loading:
         if max_resident_experts is not None:
             dtype = kwargs.get("paddle_dtype")
             kwargs["unet"] = load_resident_unet(folder / "unet", max_resident_experts, dtype)
-        return super().from_pretrained(str(folder), **kwargs)
+        pipeline = super().from_pretrained(str(folder), **kwargs)
+        pipeline.__dict__["_base_sha256"] = functools.partial(folder_sha256, folder)
+        return pipeline
 
     @classmethod
     def from_exported(
@@ -138,6 +142,8 @@ class Loading:
             raise ValueError(f"{what}: an exported pipeline has no weights to save, copy the folder of its bundle")
         if self.is_streamed:
             raise ValueError(f"{what}: not all experts are in memory; open the model without max_resident_experts")
+        if self.get_active_adapters() and self._lora.fused_scale is None:
+            raise ValueError(f"{what}: adapters are on; fuse_lora to save the model with them, or disable_lora")
         if not safe_serialization or variant or to_diffusers:
             raise ValueError(
                 f"{what}: weights are written as safetensors in Paddle's layout without a variant, "
