@@ -21,6 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTED = {each.name: each.tested for each in (PADDLE, *REQUIREMENTS)}
 
 
+@pytest.fixture(autouse=True)
+def together(monkeypatch):
+    """Messages as where every wheel is, whatever Python the tests run on."""
+    monkeypatch.setattr(_versions, "_all_wheels", lambda: True)
+
+
 def metadata_of(changes: dict[str, str | None]):
     """A stand-in for importlib.metadata.version: the tested set with `changes` (None = not installed)."""
     installed = {**TESTED, **changes}
@@ -138,7 +144,7 @@ def test_the_tested_version_is_one_that_setup_installs(requirement):
 
 
 @pytest.fixture
-def apart(monkeypatch):
+def apart(together, monkeypatch):
     """As on Python 3.13, where paddlenlp and ppdiffusers are installed without what they ask for."""
     monkeypatch.setattr(_versions, "_all_wheels", lambda: False)
 

@@ -81,6 +81,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from ppvilg._versions import DRAWING, check_versions
+
+    if not (arguments.new_key or arguments.revoke_key):
+        check_versions(DRAWING)  # here rather than in every worker
     from ppvilg.serving.access.security import is_loopback
     from ppvilg.serving.server import run, run_workers
     from ppvilg.serving.service import Service
@@ -89,7 +92,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if arguments.new_key or arguments.revoke_key:
         return _change_keys(arguments, settings)
-    check_versions(DRAWING)  # here rather than in every worker
     worker, picture_filter = _worker(arguments, settings)
     if arguments.worker_only:
         return run_workers(settings, worker, arguments.workers, arguments.drain_seconds)
