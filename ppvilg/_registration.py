@@ -21,6 +21,8 @@ def add_lazy_names(host: ModuleType) -> None:
 
     class WithOurNames(type(host)):
         def __getattr__(self, name: str):
+            if name.startswith("AutoPipelineFor"):  # which look classes up in tables that our module adds ours to
+                importlib.import_module(EXPORTED["ErnieViLG2Pipeline"])
             if name not in EXPORTED:
                 return super().__getattr__(name)
             value = getattr(importlib.import_module(EXPORTED[name]), name)

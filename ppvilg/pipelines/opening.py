@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import paddle
-from ppdiffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+from ppdiffusers.pipelines import auto_pipeline
 
 from ppvilg.inference import BACKENDS, BackendOptions, is_bundle, open_bundle
 from ppvilg.models.lora_files import adapter_file
@@ -16,8 +16,9 @@ from .adapters import Scale
 from .folders import INDEX, ZOO, resolve
 from .pipeline import ErnieViLG2Pipeline
 
-# So that ppdiffusers' AutoPipelineForText2Image.from_pretrained opens a folder of ours.
-AUTO_TEXT2IMAGE_PIPELINES_MAPPING["ernie-vilg2"] = ErnieViLG2Pipeline
+# So that ppdiffusers' AutoPipelineForText2Image, ...Image2Image and ...Inpainting open a folder of ours.
+for _task in ("TEXT2IMAGE", "IMAGE2IMAGE", "INPAINT"):
+    getattr(auto_pipeline, f"AUTO_{_task}_PIPELINES_MAPPING")["ernie-vilg2"] = ErnieViLG2Pipeline
 
 
 def open_pipeline(

@@ -11,7 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from ppdiffusers import AutoPipelineForText2Image, DiffusionPipeline
+from ppdiffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    DiffusionPipeline,
+)
 from ppdiffusers.loaders import IPAdapterMixin, LoraLoaderMixin, TextualInversionLoaderMixin
 from ppdiffusers.models.attention_processor import AttnProcessor
 from ppdiffusers.utils import download_utils, hub_utils, paddle_utils
@@ -244,6 +249,11 @@ def test_copies(kind):
     assert np.array_equal(draw(copy.copy(kind)), draw(kind))
 
 
-def test_auto_pipeline_and_subfolder(saved):
-    assert isinstance(AutoPipelineForText2Image.from_pretrained(str(saved)), ErnieViLG2Pipeline)
+def test_auto_pipelines_and_subfolder(saved):
+    opened = AutoPipelineForText2Image.from_pretrained(str(saved))
+    assert isinstance(opened, ErnieViLG2Pipeline)
+    for auto in (AutoPipelineForImage2Image, AutoPipelineForInpainting):
+        other = auto.from_pipe(opened)
+        assert isinstance(other, ErnieViLG2Pipeline) and other.unet is opened.unet
+        assert other.config.key_token_weight == 0.5
     assert ErnieViLG2Pipeline.from_pretrained(saved.parent, subfolder=saved.name).unet.num_experts == 2

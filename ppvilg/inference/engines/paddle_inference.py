@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import paddle
@@ -100,8 +101,23 @@ class Graph:
     def __init__(self, folder: Path, options: BackendOptions) -> None:
         self._predictor = inference.create_predictor(inference_config(Path(folder), options))
         self._turn = threading.Lock()
+        self._has_a_thread = options.engine == "onednn"
 
     def __call__(self, *inputs: paddle.Tensor) -> list[paddle.Tensor]:
         """Runs the graph."""
+        if self._has_a_thread:
+            return _onednn_thread().submit(self._run, inputs).result()
         with self._turn:  # the predictor hands out its own buffers, which the next call overwrites
-            return [output.clone() for output in self._predictor.run(list(inputs))]
+            return self._run(inputs)
+
+    def _run(self, inputs: tuple) -> list[paddle.Tensor]:
+        return [output.clone() for output in self._predictor.run(list(inputs))]
+
+
+@functools.cache
+def _onednn_thread() -> ThreadPoolExecutor:
+    """The one thread that runs every oneDNN graph: oneDNN keeps what it prepared per thread and fails in later ones."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="onednn")
+
+
+os.register_at_fork(after_in_child=_onednn_thread.cache_clear)  # threads stay in the parent
