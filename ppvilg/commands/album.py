@@ -60,9 +60,10 @@ def open_run(folder: Path, count: int, decides: dict) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"count": count, **decides}, ensure_ascii=False, indent=1) + "\n"
     while True:
-        records = {int(path.stem.removeprefix("run_")): path for path in folder.glob("run_*.json")}
+        named = {path: re.fullmatch(r"run_(\d+)", path.stem) for path in folder.glob("run_*.json")}
+        records = {int(found[1]): path for path, found in named.items() if found}
         for order, first in enumerate(sorted(records)):
-            if records[first].read_text(encoding="utf-8") == content:
+            if records[first].read_bytes() == content.encode():
                 return Run(folder, first, count, _grid(folder, order), False)
         first = max([_next_picture(folder), *(_behind(first, path) for first, path in records.items())])
         try:

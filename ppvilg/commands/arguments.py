@@ -4,14 +4,58 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):
+        """As ever, but `--model=--`, of which argparse makes an empty list, is refused."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            several = value if isinstance(value, list) else [value]
+            if action.nargs is None and (value == [] != action.default or any(each == [] for each in several)):
+                self.error(f"argument {'/'.join(action.option_strings) or action.dest}: expected one argument")
+        return found, rest
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Parser of the command `ppvilg NAME`; the description keeps its lines."""
-    return argparse.ArgumentParser(
-        prog=f"ppvilg {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return _Parser(prog=f"ppvilg {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
+    """Type of an option: a whole number from `least` (to `most`)."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            limits = f"from {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {limits}, got {text[:40]!r}")
+        return value
+
+    return read
+
+
+def real(least: float = 0.0, most: float = math.inf, above: float = -math.inf) -> Callable[[str], float]:
+    """Type of an option: a finite number from `least` to `most`, and more than `above`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most and value > above):
+            low = f"more than {above:g}" if above >= least else f"at least {least:g}"
+            high = "" if math.isinf(most) else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"must be a number, {low}{high}, got {text[:40]!r}")
+        return value
+
+    return read
 
 
 def add_recipe(parser: argparse.ArgumentParser, use: str = "recipe (YAML): a file, or the name of one of ppvilg's own"):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import whole
+
 
 def add_backend_settings(parser: argparse.ArgumentParser) -> None:
     """--threads, --device-id, --memory-pool, --memory-limit, --cache-folder and --shape-range."""
     group = parser.add_argument_group("settings of the back end, where it has them")
-    group.add_argument("--threads", type=int, help="of the CPU (OMP_NUM_THREADS, else all cores)")
-    group.add_argument("--device-id", type=int, help="number of the GPU (0)")
-    group.add_argument("--memory-pool", type=int, metavar="MIB", help="gpu: memory taken at the start (256)")
-    group.add_argument("--memory-limit", type=int, metavar="MIB", help="onnxruntime_cuda: memory it may take (all)")
+    group.add_argument("--threads", type=whole(1), help="of the CPU (OMP_NUM_THREADS, else all cores)")
+    group.add_argument("--device-id", type=whole(0), help="number of the GPU (0)")
+    group.add_argument("--memory-pool", type=whole(1), metavar="MIB", help="gpu: memory taken at the start (256)")
+    group.add_argument(
+        "--memory-limit", type=whole(1), metavar="MIB", help="onnxruntime_cuda: memory it may take (all)"
+    )
     group.add_argument("--cache-folder", type=Path, help="openvino, onnxruntime_tensorrt: for compiled graphs")
     group.add_argument(
         "--shape-range",

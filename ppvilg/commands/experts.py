@@ -1,11 +1,11 @@
 """Experts as folders: `ppvilg experts split|assemble|status|merge|validate ...`.
 
-    split base pipeline10 --experts 10           ten copies of one denoiser; 10 -> 20 halves every block
-    assemble job0/experts_00 job1/experts_01 ... --output pipeline
-    assemble pipeline job7/experts_07 --replace 7 --output pipeline_new
-    status job0/experts_00 job1/experts_01 ...
-    merge pipeline base_again                    one denoiser, the mean of the experts: to train on from
-    validate -c recipe.yml --pipeline pipeline --replace 7=job7/experts_07 --output judged
+split base pipeline10 --experts 10           ten copies of one denoiser; 10 -> 20 halves every block
+assemble job0/experts_00 job1/experts_01 ... --output pipeline
+assemble pipeline job7/experts_07 --replace 7 --output pipeline_new
+status job0/experts_00 job1/experts_01 ...
+merge pipeline base_again                    one denoiser, the mean of the experts: to train on from
+validate -c recipe.yml --pipeline pipeline --replace 7=job7/experts_07 --output judged
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_device, add_recipe, new_parser, use_device
+from .arguments import add_device, add_recipe, new_parser, use_device, whole
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,12 +22,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     split = commands.add_parser("split", help="a base, or n experts, into more experts")
     split.add_argument("source", type=Path)
     split.add_argument("output", type=Path)
-    split.add_argument("--experts", type=int, required=True)
-    split.add_argument("--boundaries", type=int, nargs="+", help="timesteps from 0 to T; uniform if not given")
+    split.add_argument("--experts", type=whole(1), required=True)
+    split.add_argument("--boundaries", type=whole(0), nargs="+", help="timesteps from 0 to T; uniform if not given")
     assemble = commands.add_parser("assemble", help="experts of several folders into one pipeline")
     assemble.add_argument("folders", type=Path, nargs="+")
     assemble.add_argument("--output", type=Path, required=True)
-    assemble.add_argument("--replace", type=int, nargs="+", default=[], help="experts that the last folder may replace")
+    assemble.add_argument(
+        "--replace", type=whole(0), nargs="+", default=[], help="experts that the last folder may replace"
+    )
     commands.add_parser("status", help="which experts are where").add_argument("folders", type=Path, nargs="+")
     merge = commands.add_parser("merge", help="the mean of all experts as one denoiser")
     merge.add_argument("source", type=Path)
@@ -85,5 +87,11 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    print(run(parse_arguments(argv)))
+    arguments = parse_arguments(argv)
+    from ppvilg.engine import CheckpointError
+
+    try:
+        print(run(arguments))
+    except CheckpointError as error:  # a full disk, say
+        raise OSError(str(error)) from error
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ppvilg.files import read_lines, shipped_folder
 
-from .arguments import add_device, add_lora, new_parser, use_device
+from .arguments import add_device, add_lora, new_parser, use_device, whole
 from .backend_arguments import add_backend_settings, backend_options
 
 
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--prompt-file", type=Path, help="prompts whose pictures are compared, one per line (sixteen for emoji64)"
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of those pictures; of latents for experts"
+        "--size", type=whole(1), nargs=2, metavar=("WIDTH", "HEIGHT"), help="of those pictures; of latents for experts"
     )
     parser.add_argument("--from-diffusers", action="store_true", help="a stock UNet folder in PyTorch's layout")
     add_lora(parser)

@@ -9,6 +9,7 @@ with anything changed that decides the pictures, new ones are numbered behind th
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from pathlib import Path
 from ppvilg.files import digest_of, file_sha256, find_shipped, read_lines, read_picture
 
 from .album import Run, columns_of, open_run, small_copies
-from .arguments import add_device, add_lora, new_parser, use_device
+from .arguments import add_device, add_lora, new_parser, real, use_device, whole
 
+MOST_IMAGES = 100_000  # of one prompt; more are a slip
 BATCHES_PER_TURN = 8  # that each expert is read once for where not all are in memory; their pictures come together
 
 
@@ -29,29 +31,32 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt-file", type=Path, help="one prompt per line, UTF-8")
     parser.add_argument("--style", help="for example 水彩; the message for an unknown one lists all")
     parser.add_argument("--negative-prompt")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture, the next has seed + 1 (0)")
-    parser.add_argument("--num-images", type=int, default=1, help="pictures per prompt (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures drawn at once (%(default)s)")
-    parser.add_argument("--steps", type=int, help="denoising steps (the model's own)")
-    parser.add_argument("--guidance-scale", type=float, nargs="+", help="one, or one per expert (the model's own)")
-    parser.add_argument("--eta", type=float, help="DDIM's share of fresh noise in every step, 0 to 1 (the model's own)")
-    parser.add_argument("--width", type=int, help="pixels (the model's own)")
-    parser.add_argument("--height", type=int, help="pixels (the model's own)")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="seed of the first picture, the next has seed + 1 (0)"
+    )
+    parser.add_argument("--num-images", type=whole(1, MOST_IMAGES), default=1, help="pictures per prompt (%(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="pictures drawn at once (%(default)s)")
+    parser.add_argument("--steps", type=whole(1), help="denoising steps (the model's own)")
+    parser.add_argument(
+        "--guidance-scale", type=real(-math.inf), nargs="+", help="one, or one per expert (the model's own)"
+    )
+    parser.add_argument(
+        "--eta", type=real(0, 1), help="DDIM's share of fresh noise in every step, 0 to 1 (the model's own)"
+    )
+    parser.add_argument("--width", type=whole(1), help="pixels (the model's own)")
+    parser.add_argument("--height", type=whole(1), help="pixels (the model's own)")
     parser.add_argument("--scheduler", help="ddim, ddpm, pndm, dpmsolver++, unipc, euler, euler_ancestral")
     parser.add_argument("--image", type=Path, help="start from this picture (PNG, JPEG, WebP)")
     parser.add_argument("--mask-image", type=Path, help="repaint --image where this is white")
-    parser.add_argument("--strength", type=float, help="how far --image is taken back to noise, 0 to 1")
+    parser.add_argument("--strength", type=real(0, 1), help="how far --image is taken back to noise, 0 to 1")
     parser.add_argument("--backend", help="of an export bundle (the fastest that is proven on this machine)")
-    parser.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
+    parser.add_argument("--max-resident-experts", type=whole(1), help="experts in memory at once (all)")
     add_lora(parser)
     add_device(parser)
     parser.add_argument("--output", type=Path, default=Path("output/infer"), help="folder for the PNGs (%(default)s)")
     arguments = parser.parse_args(argv)
     if not arguments.prompt and not arguments.prompt_file:
         parser.error("give --prompt or --prompt-file")
-    for name in ("num_images", "batch_size"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if arguments.guidance_scale and len(arguments.guidance_scale) == 1:
         arguments.guidance_scale = arguments.guidance_scale[0]
     return arguments

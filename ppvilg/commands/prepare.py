@@ -10,17 +10,19 @@ from pathlib import Path
 
 from ppvilg.emoji.prepare import write_dataset
 
-from .arguments import new_parser
+from .arguments import new_parser, real, whole
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("prepare", __doc__)
     parser.add_argument("--output", required=True, type=Path, help="folder for train/ and validation/")
-    parser.add_argument("--num-samples", type=int, default=60000, help="training samples (default: %(default)s)")
-    parser.add_argument("--num-validation", type=int, default=2000, help="validation samples (default: %(default)s)")
-    parser.add_argument("--samples-per-shard", type=int, default=10000, help="per tar file (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--square-share", type=float, default=0.7, help="of pictures 64x64 (default: %(default)s)")
+    parser.add_argument("--num-samples", type=whole(0), default=60000, help="training samples (default: %(default)s)")
+    parser.add_argument(
+        "--num-validation", type=whole(0), default=2000, help="validation samples (default: %(default)s)"
+    )
+    parser.add_argument("--samples-per-shard", type=whole(1), default=10000, help="per tar file (default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--square-share", type=real(0, 1), default=0.7, help="of pictures 64x64 (default: %(default)s)")
     return parser.parse_args(argv)
 
 

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .arguments import new_parser
+from .arguments import new_parser, real, whole
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -18,31 +18,31 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("serve", __doc__)
     parser.add_argument("-m", "--model", default="emoji64", help="zoo name, folder or bundle (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; another address needs keys (%(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="(%(default)s)")
+    parser.add_argument("--port", type=whole(0, 65535), default=8000, help="(%(default)s)")
     parser.add_argument("--data", type=Path, default=Path("output/service"), help="folder of pictures (%(default)s)")
     parser.add_argument("--database", help="postgresql://USER:PASSWORD@HOST/NAME (SQLite in --data)")
     keys = parser.add_argument_group("keys")
     keys.add_argument("--new-key", metavar="NAME", help="make a key, print AK and SK once, and end")
     keys.add_argument("--revoke-key", metavar="NAME", help="refuse a key from now on, and end")
-    keys.add_argument("--pictures-per-day", type=int, help="quota of the new key (none)")
-    keys.add_argument("--requests-per-minute", type=int, help="rate of the new key (none)")
+    keys.add_argument("--pictures-per-day", type=whole(1), help="quota of the new key (none)")
+    keys.add_argument("--requests-per-minute", type=whole(1), help="rate of the new key (none)")
     keys.add_argument("--require-key", action="store_true", help="also on this machine, for example behind a proxy")
     parser.add_argument(
         "--redirect",
-        type=int,
+        type=whole(0, 65535),
         nargs="?",
         const=8001,
         metavar="PORT",
         help="also a proxy on this machine for clients that have Baidu's hosts written into them (8001)",
     )
     drawing = parser.add_argument_group("drawing")
-    drawing.add_argument("--workers", type=int, default=1, help="worker processes (%(default)s)")
+    drawing.add_argument("--workers", type=whole(1), default=1, help="worker processes (%(default)s)")
     drawing.add_argument("--worker-only", action="store_true", help="draw for a server elsewhere that shares the store")
-    drawing.add_argument("--slots", type=int, default=8, help="pictures that share a step (%(default)s)")
+    drawing.add_argument("--slots", type=whole(1), default=8, help="pictures that share a step (%(default)s)")
     drawing.add_argument("--backend", help="of a bundle (the fastest that is proven on this machine)")
     drawing.add_argument("--device", help="cpu, gpu, gpu:1 (Paddle's own choice)")
-    drawing.add_argument("--threads", type=int, help="of the CPU, per worker (all cores)")
-    drawing.add_argument("--max-resident-experts", type=int, help="experts in memory at once (all)")
+    drawing.add_argument("--threads", type=whole(1), help="of the CPU, per worker (all cores)")
+    drawing.add_argument("--max-resident-experts", type=whole(1), help="experts in memory at once (all)")
     drawing.add_argument(
         "--sizes",
         choices=("fit", "enlarge", "strict"),
@@ -52,18 +52,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     drawing.add_argument("--filter", metavar="MODULE:FUNCTION", help="f(settings, picture or None) -> reason or None")
     keeping = parser.add_argument_group("keeping")
-    keeping.add_argument("--keep-days", type=float, default=30.0, help="how long pictures stay, 0: always (30)")
-    keeping.add_argument("--disk-gb", type=float, default=10.0, help="most that pictures may take (%(default)s)")
+    keeping.add_argument("--keep-days", type=real(0), default=30.0, help="how long pictures stay, 0: always (30)")
+    keeping.add_argument(
+        "--disk-gb", type=real(above=0), default=10.0, help="most that pictures may take (%(default)s)"
+    )
     operation = parser.add_argument_group("operation")
     operation.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name clients may use")
-    operation.add_argument("--drain-seconds", type=float, default=60.0, help="to finish pictures in (%(default)s)")
+    operation.add_argument("--drain-seconds", type=real(0), default=60.0, help="to finish pictures in (%(default)s)")
     operation.add_argument("--log-file", help="JSON lines (service.log in --data); - is standard error")
     operation.add_argument("--log-prompts", action="store_true", help="put prompts into the log")
-    arguments = parser.parse_args(argv)
-    for name in ("workers", "slots", "port"):
-        if getattr(arguments, name) < (0 if name == "port" else 1):
-            parser.error(f"--{name} must be at least 1")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,8 +105,6 @@ def _settings(arguments: argparse.Namespace):
     from ppvilg.serving.access.security import is_loopback
     from ppvilg.serving.service import ServiceSettings
 
-    if arguments.disk_gb <= 0 or arguments.keep_days < 0:
-        raise ValueError("--disk-gb must be more than 0, --keep-days at least 0")
     return ServiceSettings(
         model=arguments.model,
         data=arguments.data,

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ppvilg.files import cache_folder
+
 from .indexing import COLUMNS, IndexWriter
 from .records import BadSample
 
@@ -100,8 +102,7 @@ def home_of(base: str) -> Path:
         beside.mkdir(exist_ok=True)
         if os.access(beside, os.W_OK):
             return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = cache / "ppvilg" / hashlib.sha256(os.path.abspath(base).encode()).hexdigest()[:16]
+    place = cache_folder() / hashlib.sha256(os.path.abspath(base).encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     logger.info("%s cannot be written to: its index is kept in %s", base, place)
     return place

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ppvilg.files import read_json, read_lines
+
 from .buckets import ShapeBuckets
 from .records import Record
 from .source import RecordSource
@@ -38,7 +40,7 @@ class LatentStore:
         self.folder, self.source, self.transform = Path(folder), source, transform
         if not is_whole(self.folder):
             raise ValueError(f"{folder}: latents are not complete; encode_latents goes on with them")
-        self.shapes, self.chunk = transform.shapes, json.loads((self.folder / "manifest.json").read_text())["chunk"]
+        self.shapes, self.chunk = transform.shapes, read_json(self.folder / "manifest.json")["chunk"]
         self.kept = np.load(self.folder / "kept.npy", mmap_mode="r")
         self.buckets = np.load(self.folder / "buckets.npy", mmap_mode="r")
         self.rows = np.load(self.folder / "rows.npy", mmap_mode="r")
@@ -82,10 +84,23 @@ class _PlacedRecords(Sequence):
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder of latents is complete."""
+    """Whether a folder of latents is complete, and no file of it was cut off since."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((Path(folder) / "manifest.json").read_text("utf-8"))["format"] == FORMAT
+        manifest = read_json(Path(folder) / "manifest.json")
+        sizes = manifest.get("bytes", {})
+        return manifest.get("format") == FORMAT and sizes == {name: os.path.getsize(folder / name) for name in sizes}
     return False
+
+
+def is_readable(folder: Path, bucket: int, start: int) -> bool:
+    """Whether the files of a chunk are not there, or can be read."""
+    latents, bad = chunk_path(folder, bucket, start), bad_path(folder, bucket, start)
+    try:
+        if latents.exists():
+            np.load(latents, mmap_mode="r")
+        return not bad.exists() or all(json.loads(line)["place"] >= 0 for line in read_lines(bad))
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return False
 
 
 def chunk_path(folder: Path, bucket: int, start: int) -> Path:

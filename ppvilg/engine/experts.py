@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ppvilg.config import ConfigError
 from ppvilg.engine.checkpoint import replaced_folder
+from ppvilg.files import check_model_files, read_json
 from ppvilg.models import block_origins, uniform_boundaries, validate_boundaries
 from ppvilg.models.expert_files import expert_folder_name
 
@@ -43,22 +44,30 @@ class Job:
 def read_job(folder: str | Path) -> Job:
     """What a pipeline folder holds. Raises ConfigError where it is not one."""
     folder = Path(folder)
-    config = _json(folder / "unet" / CONFIG, "a pipeline folder has it")
-    schedule = _json(folder / "scheduler" / "scheduler_config.json", "a pipeline folder has it")
+    config = _json(folder / "unet" / CONFIG)
+    schedule = _json(folder / "scheduler" / "scheduler_config.json")
+    try:
+        check_model_files(folder)
+        boundaries = tuple(map(int, config["boundaries"]))
+        unet = dict(config["unet"])
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / 'unet' / CONFIG} is not that of a mixture of experts ({error!r})") from error
     experts = {}
     for path in sorted((folder / "unet").glob("expert_*")):
         if (path / CONFIG).is_file() and (path / PADDLE_SAFETENSORS_WEIGHTS_NAME).is_file():
             experts[int(path.name.removeprefix("expert_"))] = path
     shared = {name: hash_component(folder / name) for name in ("text_encoder", "tokenizer", "vae")}
-    return Job(folder, tuple(config["boundaries"]), experts, shared,
-               {key: value for key, value in schedule.items() if not key.startswith("_")}, config["unet"])
+    return Job(folder, boundaries, experts, shared,
+               {key: value for key, value in schedule.items() if not key.startswith("_")}, unet)
 
 
-def _json(path: Path, why: str) -> dict:
+def _json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error.__class__.__name__}: {why}; is {path.parent} what you meant?") from error
+        raise ConfigError(f"{error}; a pipeline folder has it: is {path.parents[1]} what you meant?") from error
 
 
 def hash_component(folder: Path) -> str:
@@ -71,7 +80,7 @@ def hash_component(folder: Path) -> str:
         if path.suffix == ".safetensors":
             _hash_tensors(path, digest)
         elif path.suffix == ".json":
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = read_json(path)
             if folder.name != "tokenizer":  # there a key may be a word of the vocabulary
                 settings = {key: value for key, value in settings.items()
                             if not key.startswith("_") and "version" not in key}
@@ -109,7 +118,7 @@ def _begin(source: Path, partial: Path, boundaries: Sequence[int]) -> None:
             shutil.copytree(entry, partial / entry.name)
         elif entry.is_file():
             shutil.copy2(entry, partial / entry.name)
-    config = _json(source / "unet" / CONFIG, "a pipeline folder has it")
+    config = _json(source / "unet" / CONFIG)
     (partial / "unet").mkdir()
     config |= {"num_experts": len(boundaries) - 1, "boundaries": list(boundaries)}
     (partial / "unet" / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -278,7 +287,7 @@ def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path]) -
 
 def validation_overrides(pipeline: Path, output: Path) -> list[str]:
     """Overrides that make a training recipe one for `compare_replacement`: all parts are the pipeline's own."""
-    config = _json(Path(pipeline) / "unet" / CONFIG, "a pipeline folder has it")
+    config = _json(Path(pipeline) / "unet" / CONFIG)
     bounds = ",".join(map(str, config["boundaries"]))
     quiet = [f"train.{stage}.{key}=0" for stage in ("vae", "base") for key in ("steps", "warmup_steps")]
     parts = [f"model.{part}.pretrained={Path(pipeline) / part}" for part in ("vae", "tokenizer")]

@@ -4,10 +4,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from ppvilg.config import ConfigError
-from ppvilg.files import damage_of
+from ppvilg.files import damage_of, is_whole
 
 
 def read_weights(key: str, place: str | Path, load: Callable):
@@ -29,16 +27,6 @@ def _reason(folder: Path, error: Exception) -> str:
     elif not folder.exists() and (folder.is_absolute() or len(folder.parts) > 2):
         return "there is no such folder"
     return f"cannot be read ({sentence(error)}): give a folder of this component, or a name that can be downloaded"
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
-    try:
-        with safe_open(str(path), framework="np") as file:
-            file.keys()
-            return True
-    except (OSError, SafetensorError):
-        return False
 
 
 def sentence(error: Exception) -> str:

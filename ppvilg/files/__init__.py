@@ -5,6 +5,7 @@ The lowest room: it imports none of the others.
 
 from .caches import cache_folder, can_write, private_folder
 from .hashing import digest_of, file_sha256
+from .models import check_model_files, is_whole, read_json
 from .pickles import refuse_pickles
 from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
 from .reading import LFS_POINTER, damage_of, read_lines, read_text
@@ -18,12 +19,15 @@ __all__ = [
     "PictureError",
     "cache_folder",
     "can_write",
+    "check_model_files",
     "damage_of",
     "digest_of",
     "file_sha256",
     "find_shipped",
+    "is_whole",
     "picture_size",
     "private_folder",
+    "read_json",
     "read_lines",
     "read_picture",
     "read_text",

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from ppvilg.files import file_sha256, write_whole
+from ppvilg.files import file_sha256, read_json, write_whole
 
 from .trusted import SCHEDULER_FILES, TOKENIZER_FILES
 
@@ -112,11 +112,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 def _read(file: Path) -> Manifest:
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} is not an export bundle: it has no {FILE}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = content.pop("format", None), content.pop("format_version", None)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}): export the model again") from None
+    content = read_json(file)
+    kind, version = content.pop("format", None), content.pop("format_version", None)
     if kind != FORMAT:
         raise ValueError(f"{file} has format {kind!r}, not {FORMAT!r}: it belongs to something else")
     if version != FORMAT_VERSION:

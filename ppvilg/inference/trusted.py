@@ -7,13 +7,12 @@ folder from choosing what is imported and read.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from pathlib import Path
 
 from paddlenlp.transformers import ErnieTokenizer
 
-from ppvilg.files import read_text, refuse_pickles
+from ppvilg.files import read_json, refuse_pickles
 
 SCHEDULER_CLASSES = (
     "DDIMScheduler",
@@ -45,7 +44,7 @@ def load_scheduler(folder: str | os.PathLike):
         ValueError: it is damaged, or names a class that is not in SCHEDULER_CLASSES.
     """
     file = Path(folder) / SCHEDULER_FILES[0]
-    config = _read_json(file)
+    config = read_json(file)
     name = config.get("_class_name")
     if name not in SCHEDULER_CLASSES:
         raise ValueError(f"{file} names the scheduler class {name!r}, known are {', '.join(SCHEDULER_CLASSES)}")
@@ -60,7 +59,7 @@ def load_tokenizer(folder: str | os.PathLike) -> ErnieTokenizer:
         ValueError: it is damaged, names another class than ErnieTokenizer, or files elsewhere.
     """
     file = Path(folder) / "tokenizer_config.json"
-    config = _read_json(file)
+    config = read_json(file)
     name = config.get("tokenizer_class", ErnieTokenizer.__name__)
     if name != ErnieTokenizer.__name__:
         raise ValueError(f"{file} names the tokenizer class {name!r}, known is {ErnieTokenizer.__name__}")
@@ -76,7 +75,7 @@ def check_pipeline_folder(folder: str | os.PathLike) -> None:
     code = next(folder.rglob("*.py"), None)  # ppdiffusers takes a component's class from such a file
     if code is not None:
         raise ValueError(f"{code} is code, which no pipeline folder needs: remove it")
-    for name, entry in _read_json(folder / INDEX).items():
+    for name, entry in read_json(folder / INDEX).items():
         if not isinstance(entry, list) or name.startswith("_") or name not in COMPONENT_CLASSES:
             continue
         library, cls = [*entry, None, None][:2]
@@ -84,13 +83,3 @@ def check_pipeline_folder(folder: str | os.PathLike) -> None:
         if str(library).partition(".")[0] not in LIBRARIES or cls not in known:
             raise ValueError(f"{folder / INDEX} names {library}.{cls} as {name}, known are {', '.join(known)}")
     refuse_pickles(folder)
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error}): copy it again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object: copy it again")
-    return content

@@ -6,7 +6,6 @@ A model's folder has `config.json` and `expert_00/`, `expert_01/`, ...; see unet
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import shutil
 import tempfile
@@ -89,17 +88,6 @@ def expert_folder(folder: Path, index: int, num_experts: int) -> Path:
             f"{', '.join(there) if there else 'none'}. Copy the expert there, or load others with experts=[...]"
         )
     return path
-
-
-def read_settings(path: Path) -> dict:
-    """Settings in a JSON file; ValueError names a file that holds none."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as settings ({error}): copy it again") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings: copy it again")
-    return settings
 
 
 def check_same_config(path: Path, config: Mapping, expected: Mapping) -> None:

@@ -19,6 +19,8 @@ from ppdiffusers.configuration_utils import ConfigMixin, register_to_config
 from ppdiffusers.models.unet_2d_condition import UNet2DConditionOutput
 from ppdiffusers.utils import CONFIG_NAME
 
+from ppvilg.files import read_json
+
 from .attention import named_attention, set_processors
 from .expert_files import (
     Staging,
@@ -30,7 +32,6 @@ from .expert_files import (
     expert_folder,
     expert_folder_name,
     load_stock,
-    read_settings,
     stock_config,
     write_expert,
 )
@@ -265,7 +266,7 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
     def without_experts(cls, folder) -> MoDEUNet2DConditionModel:
         """The model of a local folder with no expert in memory yet."""
         folder = existing_folder(folder)
-        config = read_settings(folder / CONFIG_NAME)
+        config = read_json(folder / CONFIG_NAME)
         if config.get("_class_name") == UNet2DConditionModel.__name__:
             raise ValueError(f"{folder} holds a stock UNet2DConditionModel, load it with {cls.__name__}.from_stock")
         settings = {key: config[key] for key in ("num_experts", "boundaries", "num_train_timesteps", "unet")}
@@ -280,7 +281,7 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
     def check_expert_folder(self, folder, index: int) -> Path:
         """`folder/expert_XX`; FileNotFoundError if it is missing, ValueError if its config is not this model's."""
         path = expert_folder(Path(folder), index, self.num_experts)
-        check_same_config(path, read_settings(path / CONFIG_NAME), self.config.unet)
+        check_same_config(path, read_json(path / CONFIG_NAME), self.config.unet)
         return path
 
     def load_expert(self, folder, index: int, **kwargs) -> None:

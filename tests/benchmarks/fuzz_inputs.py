@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-ROOMS = ("data", "config")  # whose tests have a fuzz.py with GENERATORS
+ROOMS = ("data", "config", "commands")  # whose tests have a fuzz.py with GENERATORS
 TESTS = Path(__file__).resolve().parents[1]
 
 

@@ -44,6 +44,7 @@ def list_in(folder, *lines, encoding="utf-8", end="\n") -> None:
         (f"{NFD[:-4]}/x.jpg", f"{NFC[:-4]}/x.jpg", f"{NFD[:-4]}/x"),
         ("a/1.JPG", "a/1.jpg", "a/1"),
         ("a/1.png", "a/1.PNG", "a/1"),
+        ("a/IMG_1.JPG", "A/img_1.jpg", "a/IMG_1"),  # of a system that does not tell them apart
         ("a/1.bin", "a/1.bin", "a/1"),  # what it is decides its content
         ("a/1.gif", "a/1.gif", "a/1"),
     ],
@@ -53,6 +54,14 @@ def test_a_name_is_found_however_it_is_written(tmp_path, stored, named, key):
     list_in(tmp_path, named.format(folder=tmp_path))
     source = open_source(tmp_path)
     assert source.keys == [key] and source.bad == [] and source.read(0).image.size == (16, 8)
+
+
+def test_names_that_differ_by_case_alone_are_not_guessed(tmp_path):
+    for name in ("ab.png", "AB.png"):
+        put(tmp_path, name)
+    list_in(tmp_path, "AB.png", "aB.png")
+    source = open_source(tmp_path)
+    assert source.keys == ["AB"] and "several pictures: AB.png, ab.png" in source.bad[0].reason
 
 
 def test_the_file_of_exactly_that_name_comes_first(tmp_path):

@@ -80,12 +80,12 @@ def test_index_may_lie_elsewhere_and_data_may_be_read_only(data, tmp_path, monke
     assert open_source(data, index=tmp_path / "here").index.folder.parent == tmp_path / "here"
     assert not (data / ".ppvilg").exists()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != ".ppvilg")
     assert open_source(data).index.folder.is_relative_to(tmp_path / "cache" / "ppvilg")
     monkeypatch.undo()
     beside = open_source(data).index.folder
     assert beside.parent == data / ".ppvilg"
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != ".ppvilg")
     assert open_source(data).index.folder == beside  # somebody made it before
 
 

@@ -150,6 +150,22 @@ def test_bad_pictures_are_tried_again_before_the_latents_are_finished(tmp_path):
     assert len(store) == 20 and np.abs(everything(store)[4]).max() > 0
 
 
+@pytest.mark.parametrize("name", ["bucket_*/*.npy", "bucket_*/*.bad.jsonl", "kept.npy", "members.npy", "manifest.json"])
+def test_what_is_cut_off_is_named_and_made_again(damaged, tmp_path, caplog, name):
+    before = everything(make(damaged, tmp_path))
+    path = sorted(tmp_path.glob(name))[0]
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    if name.endswith(".jsonl"):
+        (tmp_path / "manifest.json").unlink()  # such a list is read again only where latents are not complete
+    with pytest.raises(ValueError, match="not complete"):
+        LatentStore(tmp_path, damaged, ImageTransform(SHAPES))
+    assert all(map(np.array_equal, everything(make(damaged, tmp_path)), before))
+    assert path.read_bytes() == data
+    if name.startswith("bucket"):
+        assert "cut off or damaged" in caplog.text
+
+
 def test_a_chunk_without_any_good_picture(tmp_path):
     source = open_source(build_shard(tmp_path / "0.tar", 21, range(7)))
     store = make(source, tmp_path / "a", chunk=1, bad_sample_share=0.5)

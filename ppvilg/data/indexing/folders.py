@@ -104,7 +104,7 @@ class Names:
     """Finds the file that a line speaks of, by its name as people and other systems write it.
 
     Of a name the file itself counts; else separators of Windows, `./`, absolute paths, another Unicode normal form, the
-    case of the extension, and a path through a linked folder.
+    case of the extension, and a path through a linked folder; last, whatever the case, a name that only one file has.
     """
 
     def __init__(self, folder: str, files: dict[str, str]):
@@ -134,7 +134,8 @@ class Names:
     def _of_name(self, name: str) -> list[str]:
         if name in self.files:
             return [name]
-        return self._by_plain.get(_plain(name)) or self._by_path(name)
+        plain = _plain(name)
+        return self._by_plain.get(plain) or self._by_path(name) or sorted(self._by_folded.get(plain.casefold(), []))
 
     def _by_path(self, name: str) -> list[str]:
         """The file that a path leads to, when that is one of ours."""
@@ -143,6 +144,13 @@ class Names:
         except ValueError:  # a zero byte
             return []
         return [self._by_real[real]] if real in self._by_real else []
+
+    @cached_property
+    def _by_folded(self) -> dict[str, list[str]]:
+        folded = defaultdict(list)
+        for name in self.files:
+            folded[_plain(name).casefold()].append(name)
+        return folded
 
     @cached_property
     def _by_real(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from tqdm import tqdm
 from ppvilg.files import whole_file, write_whole
 
 from ..buckets import write_buckets
-from ..latents import FORMAT, LatentStore, bad_path, chunk_path, is_whole
+from ..latents import FORMAT, LatentStore, bad_path, chunk_path, is_readable, is_whole
 from ..records import BAD_SAMPLE_SHARE, BadSample, BadSampleLimit, TooManyBadSamples
 from ..report import DataReport, Tally
 from ..source import RecordSource
 from ..transforms import ImageTransform
 from .pool import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1024  # pictures of one shape that are encoded by one rank into one file
 _SCAN = 2**18  # samples looked at together where all of them are walked over
@@ -61,6 +64,8 @@ class Encoding:
     def run(self, rank: int, world_size: int) -> None:
         """Encode this rank's chunks that are not there; of those that are, try the pictures that were bad again."""
         mine = [chunk[1:] for chunk in self.chunks() if chunk[0] % world_size == rank]
+        for bucket, start, _ in mine:
+            self._remove_damaged(bucket, start)
         bar = tqdm(total=sum(len(self._missing(*chunk)) for chunk in mine), unit="picture", disable=rank > 0,
                    desc=f"latents of {self.name} in {self.folder.parent}")  # fmt: skip
         parts = ((chunk[0], part) for chunk in mine for part in self._parts(*chunk))
@@ -74,6 +79,14 @@ class Encoding:
         finally:
             if pool is not None:
                 pool.close()
+
+    def _remove_damaged(self, bucket: int, start: int) -> None:
+        """What a copy or a crash of the machine has cut off is named and made again."""
+        if not is_readable(self.folder, bucket, start):
+            path = chunk_path(self.folder, bucket, start)
+            logger.warning("%s is cut off or damaged: it is made again", path)
+            path.unlink(missing_ok=True)
+            bad_path(self.folder, bucket, start).unlink(missing_ok=True)
 
     def _missing(self, bucket: int, start: int, end: int) -> Sequence[int]:
         """Places of a chunk that are to be encoded."""
@@ -140,7 +153,9 @@ class Encoding:
             raise TooManyBadSamples(f"no picture of {self.name} could be encoded; all are named in {self.listing}")
         self._write_kept(np.array(sorted(bad), np.int64))
         manifest = {"format": FORMAT, "chunk": self.chunk, "dtype": self.dtype, "samples": self.count - len(bad),
-                    "bad": len(bad), "shapes": self.transform.shapes}  # fmt: skip
+                    "bad": len(bad), "shapes": self.transform.shapes,
+                    "bytes": {path.relative_to(self.folder).as_posix(): path.stat().st_size
+                              for path in sorted(self.folder.rglob("*.npy"))}}  # fmt: skip
         write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=1))
 
     def _write_kept(self, bad: np.ndarray) -> None:

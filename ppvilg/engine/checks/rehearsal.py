@@ -18,10 +18,9 @@ from ppvilg.data import BadSample, RecordSource
 from ppvilg.engine import builder, plan
 from ppvilg.engine.checks.settings import stock_settings, try_settings
 from ppvilg.engine.parallel import distributed
-from ppvilg.engine.weights import is_whole
-from ppvilg.files import damage_of, digest_of
+from ppvilg.files import damage_of, digest_of, is_whole, read_json
 from ppvilg.models import MoDEUNet2DConditionModel, block_origins, uniform_boundaries
-from ppvilg.models.expert_files import expert_folder, read_settings
+from ppvilg.models.expert_files import expert_folder
 
 _TRIED = 16  # samples of a data set that are looked at for a good one
 _passed: set[str] = set()  # digests of what this process has tried already
@@ -175,7 +174,7 @@ def _try_start(recipe: Recipe, folder: Path, vae) -> None:
     """The pipeline folder that experts begin from: its networks fit, and the denoisers that are needed are whole."""
     try:
         source = MoDEUNet2DConditionModel.without_experts(folder / "unet")
-        text_encoder = ErnieConfig.from_dict(read_settings(folder / "text_encoder" / "config.json"))
+        text_encoder = ErnieConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
         timesteps = recipe.model.scheduler.get("num_train_timesteps", 1000)
         if source.num_train_timesteps != timesteps:
             raise ValueError(f"its denoiser has {source.num_train_timesteps} timesteps, model.scheduler."

@@ -12,9 +12,9 @@ from ppvilg.engine import builder
 from ppvilg.engine.checks.settings import try_settings
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.stages.samples import draw_prompts
-from ppvilg.files import digest_of
+from ppvilg.files import digest_of, read_json
 from ppvilg.models import MoDEUNet2DConditionModel
-from ppvilg.models.expert_files import read_settings, stock_config
+from ppvilg.models.expert_files import stock_config
 
 _WIDTH = 8  # channels of the stand-ins
 _USUAL = {"prompts": ["猫"], "num_inference_steps": 1, "guidance_scale": 1.0, "eta": 0.0, "seed": 0}
@@ -52,7 +52,7 @@ def _unet_config(recipe: Recipe, start: Path | None) -> dict:
         return MoDEUNet2DConditionModel.without_experts(start / "unet").config.unet
     part = recipe.model.unet
     folder = Path(part.pretrained or "") / "config.json"
-    return stock_config(read_settings(folder) if part.pretrained and folder.is_file() else builder.plain(part.config))
+    return stock_config(read_json(folder) if part.pretrained and folder.is_file() else builder.plain(part.config))
 
 
 def _stand_ins(recipe: Recipe, tokenizer: ErnieTokenizer, unet: dict) -> dict:

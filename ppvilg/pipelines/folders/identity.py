@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppvilg.files import damage_of, digest_of, file_sha256
+from ppvilg.files import digest_of, file_sha256, read_json
 from ppvilg.inference import is_bundle, open_bundle
 
 from .zoo import INDEX, resolve
@@ -43,8 +42,8 @@ def identify(name_or_folder: str | os.PathLike, backend: str | None = None) -> M
     folder = resolve(name_or_folder)
     if backend is not None:
         raise ValueError(f"backend {backend!r} is for bundles, {name_or_folder} is not one: export it first")
-    unet, vae = (_read(folder / part / "config.json") for part in ("unet", "vae"))
-    return _identity(folder, folder_sha256(folder), None, _read(folder / INDEX), unet, vae)
+    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    return _identity(folder, folder_sha256(folder), None, read_json(folder / INDEX), unet, vae)
 
 
 def _identify_bundle(folder: Path, backend: str | None) -> ModelIdentity:
@@ -83,15 +82,3 @@ def folder_sha256(folder: str | os.PathLike) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES):
         digest.update(f"{path.relative_to(folder).as_posix()}\n{file_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _read(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(damage_of(file)) from None
-    except ValueError:
-        raise ValueError(damage_of(file)) from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
-    return content

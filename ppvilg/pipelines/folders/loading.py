@@ -6,10 +6,11 @@ import functools
 import os
 from pathlib import Path
 
+import paddle
 from paddlenlp.transformers import ErnieModel, ErnieTokenizer
 from ppdiffusers import AutoencoderKL, DDIMScheduler
 
-from ppvilg.files import refuse_pickles
+from ppvilg.files import check_model_files, refuse_pickles
 from ppvilg.inference import (
     BackendOptions,
     check_pipeline_folder,
@@ -22,7 +23,7 @@ from ppvilg.knowledge import add_marks
 from ppvilg.models import MoDEUNet2DConditionModel
 
 from .identity import folder_sha256
-from .weights import check_weights, forget_paths
+from .weights import forget_paths
 from .zoo import resolve
 
 # The noise schedule of Stable Diffusion 1, for UNet folders that come without a scheduler.
@@ -54,13 +55,18 @@ class Loading:
         FileNotFoundError and ValueError name what is missing, damaged, or not allowed in such a folder.
         """
         name = pretrained_model_name_or_path
+        _check_dtype(kwargs.get("paddle_dtype"))
         folder = resolve(name if subfolder is None else Path(name) / subfolder)
         check_pipeline_folder(folder)
-        check_weights(folder, given=kwargs)
+        check_model_files(folder, given=kwargs)
         if max_resident_experts is not None:
             dtype = kwargs.get("paddle_dtype")
             kwargs["unet"] = load_resident_unet(folder / "unet", max_resident_experts, dtype)
-        pipeline = super().from_pretrained(str(folder), **kwargs)
+        try:
+            pipeline = super().from_pretrained(str(folder), **kwargs)
+        except (KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:  # of odd settings
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ValueError(f"{folder} cannot be opened ({reason}): copy or download it again") from error
         pipeline.__dict__["_base_sha256"] = functools.partial(folder_sha256, folder)
         return pipeline
 
@@ -158,6 +164,14 @@ class Loading:
             self.register_modules(**{name: value})
         else:
             super().__setattr__(name, value)
+
+
+def _check_dtype(dtype: paddle.dtype | str | None) -> None:
+    """ValueError for a half precision where Paddle has no kernels for it."""
+    if str(dtype).rpartition(".")[2] in ("float16", "bfloat16") and paddle.get_device().startswith("cpu"):
+        raise ValueError(
+            f"paddle_dtype={dtype}: a CPU computes in float32 alone; leave it out, or paddle.set_device('gpu') before"
+        )
 
 
 def _forms(arguments: dict) -> dict:

@@ -4,38 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-
-from ppvilg.files import damage_of
-
-
-def check_weights(folder: Path, given: Mapping) -> None:
-    """ValueError names the first weight file of a pipeline folder that is a Git LFS pointer, empty or cut off.
-
-    given: components that are not read from the folder.
-    """
-    for file in sorted(folder.rglob("*.safetensors")):
-        if file.relative_to(folder).parts[0] not in given and not _is_whole(file):
-            raise ValueError(damage_of(file))
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
-    with open(file, "rb") as opened:
-        start = opened.read(8)
-        length = int.from_bytes(start, "little")
-        size = file.stat().st_size
-        if len(start) < 8 or 8 + length > size:
-            return False
-        try:
-            header = json.loads(opened.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-            return False
-    return size == 8 + length + max(ends, default=0)
 
 
 def forget_paths(folder: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppvilg.files import digest_of, file_sha256
+from ppvilg.files import digest_of, file_sha256, read_json
 from ppvilg.knowledge import STYLES
 
 INDEX, MANIFEST, ABOUT = "model_index.json", "manifest.json", "about.json"
@@ -79,17 +78,24 @@ def find_model(name_or_folder: str) -> Path:
 def read_model(name_or_folder: str) -> ModelInfo:
     """Reads the JSON files of a model. FileNotFoundError and ValueError name what is missing or wrong."""
     folder = find_model(name_or_folder)
+    try:
+        return _read_model(folder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}: its settings are not those of a model ({error!r}): copy it again") from error
+
+
+def _read_model(folder: Path) -> ModelInfo:
     is_bundle = not (folder / INDEX).is_file()
     if is_bundle:
-        manifest = _json(folder / MANIFEST)
+        manifest = read_json(folder / MANIFEST)
         index, routing, components = manifest.get("pipeline"), manifest["routing"], manifest["components"]
         if index is None:
             raise ValueError(f"{folder} holds experts alone: export the whole pipeline to serve it")
         unet, vae = components["unet"], components["vae"]
     else:
-        index, vae = _json(folder / INDEX), _json(folder / "vae" / "config.json")
-        unet = routing = _json(folder / "unet" / "config.json")
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+        index, vae = read_json(folder / INDEX), read_json(folder / "vae" / "config.json")
+        unet = routing = read_json(folder / "unet" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     stock = unet.get("unet", unet)
     factor = 2 ** (len(vae["block_out_channels"]) - 1) * (vae.get("patch_size") or 1)
     multiple = factor * 2 ** (len(stock["block_out_channels"]) - 1)
@@ -165,7 +171,7 @@ def _learned(path: Path) -> dict[str, tuple[str, ...]]:
     """What a model says of its training in `about.json`, which may be missing."""
     if not path.is_file():
         return {}
-    about = _json(path)
+    about = read_json(path)
     return {name: tuple(about[name]) for name in ("styles_learned", "shapes_learned") if name in about}
 
 
@@ -195,12 +201,3 @@ def _sampler(scheduler_class: str) -> str:
     if scheduler_class not in names:
         raise ValueError(f"the scheduler {scheduler_class!r} is none that the service knows: {', '.join(names)}")
     return names[scheduler_class]
-
-
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
