@@ -75,6 +75,7 @@ setup(
             "ruff>=0.6",
             "krippendorff>=0.6",
             "selenium>=4.20,<4.33",
+            "axe-core-python==0.1.0",
             "webdataset==1.0.2",
             "hypothesis>=6.100",
         ],

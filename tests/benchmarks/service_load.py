@@ -1,6 +1,6 @@
 """The service under load: pictures a second, who waits for whom, and whether sharing steps changes a picture.
 
-    python tests/benchmarks/service_load.py [-m emoji64] [--jobs 64] [--steps 20] [--mixed 32] [--slots 8]
+    python tests/benchmarks/service_load.py [-m emoji64] [--jobs 64] [--steps 20] [--mixed 32] [--parts mixed ...]
 
 Jobs at once against one after another run over a server of its own on loopback, in one run, so that the ratio holds on
 a machine that is busy; the rest counts sweeps and reads of experts in this process.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.serving.processes import ServerProcess
 from tests.serving.running import until
 
 OWNERS = 8
+PARTS = ["mixed", "fairness", "previews", "throughput"]
 PROMPTS = ("三只企鹅", "蓝色背景上的一辆红色出租车", "左边是一只猫，右边是一棵树", "黄色背景上的一只熊猫", "一只狗")
 SAMPLERS = ("ddim", "ddpm", "pndm", "dpmsolver++", "unipc", "euler", "euler_ancestral")
 
@@ -161,6 +163,23 @@ def streaming(model: str, folder: Path, alone: list[list[str]], slots: int) -> N
     assert len(read) <= read_model(model).num_experts * sweeps
 
 
+def previews(model: str, painter, folder: Path, steps: int, slots: int) -> None:
+    """What it costs that somebody watches: the same pictures with previews and without, in turns."""
+    desk = Desk(find_model(model), painter, folder, slots=slots)
+
+    def seconds(owner: str) -> float:
+        job = desk.submit(owner, num_images=slots, num_inference_steps=steps)
+        start = time.perf_counter()
+        desk.finish(job)
+        return time.perf_counter() - start
+
+    seconds("warm")
+    times = [(seconds("nobody"), seconds("browser:watching")) for _ in range(8)]
+    ratio = statistics.median(watched / alone for alone, watched in times)
+    share = desk.worker.previews._previewing / desk.worker.previews._drawing
+    print(f"previews: {100 * share:.1f} % of all time of drawing, watched or not; watched over not watched {ratio:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="emoji64")
@@ -168,14 +187,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--mixed", type=int, default=32)
     parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         painter = painter_of(given.model)
-        alone = sameness(given.model, painter, folder / "mixed", given.mixed, given.slots)
-        streaming(given.model, folder / "streamed", alone, given.slots)
-        fairness(given.model, painter, folder / "fair", given.steps, given.slots)
-        throughput(given.model, folder, given.jobs, given.steps, given.slots)
+        if "mixed" in given.parts:
+            alone = sameness(given.model, painter, folder / "mixed", given.mixed, given.slots)
+            streaming(given.model, folder / "streamed", alone, given.slots)
+        if "fairness" in given.parts:
+            fairness(given.model, painter, folder / "fair", given.steps, given.slots)
+        if "previews" in given.parts:
+            previews(given.model, painter, folder / "previews", given.steps, given.slots)
+        if "throughput" in given.parts:
+            throughput(given.model, folder, given.jobs, given.steps, given.slots)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="the service's packages are not installed:
 
 from ppvilg.serving.store import Store, sqlite_url  # noqa: E402
 from ppvilg.serving.store.keys import new_key  # noqa: E402
-from tests.bundles import bundle, tiny  # noqa: E402, F401  (fixtures)
+from tests.bundles import tiny  # noqa: E402, F401  (a fixture)
 from tests.pipelines.conftest import components  # noqa: E402, F401
 from tests.serving.running import free_port, running  # noqa: E402
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from PIL import Image
+
 from ppvilg.serving.model.info import model_hash, read_model
 from ppvilg.serving.model.requests import Limits, resolve
 from ppvilg.serving.store import QueueLimits, Store, gallery, jobs, sqlite_url
@@ -40,3 +42,7 @@ class Desk:
 
     def hashes(self, job):
         return [picture.sha256 for picture in gallery.of_jobs(self.store, [job.id])[job.id]]
+
+    def picture(self, job) -> Image.Image:
+        """The first picture of a job."""
+        return Image.open(self.folder.picture(self.hashes(job)[0])).convert("RGB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -244,6 +245,57 @@ def test_what_the_model_reads(page):
     assert page.fetch("v1/jobs?limit=1")["jobs"][0]["request"]["word_weights"] == {"企鹅": 1.5}
     page.type("#prompt", "一只猫，" * 30)
     until(lambda: page.all(".word.cut"), "what is cut off")
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe-core, which looks for what people who do not see, hear or point would stumble over."""
+    package = pytest.importorskip("axe_core_python", reason="axe-core is not installed: pip install ppvilg[test]")
+    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def serious(page, axe: str) -> list[str]:
+    """What axe-core finds serious or critical on the page as it is now."""
+    page.run(axe)
+    page.run("for (const animation of document.getAnimations()) animation.finish()")
+    result = page.run("return axe.run(document, {resultTypes: ['violations']})")
+    found = result["violations"]
+    assert len(result["passes"]) > 10, "it looked at nothing"
+    return [
+        f"{each['id']}: {node['html'][:120]} {node['failureSummary'][:300]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+def test_axe_core_finds_nothing_serious(page, axe):
+    """On the first page, with settings and words open, with a strip, in dialogs; light, dark, English, on a phone."""
+    assert serious(page, axe) == []
+    page.settings(PANDA)
+    until(lambda: page.all(".knowledge-head .button"), "the words")
+    page.click(".knowledge-head .button")
+    page.click("#draw")
+    page.wait_until_drawn()
+    page.click(".block:enabled")
+    assert serious(page, axe) == []
+    page.click("#theme")
+    page.click("#theme")
+    page.click("#language")
+    assert serious(page, axe) == []
+    for opener in ("#open-helper", "#help", "#model-chip", "#repaint"):
+        page.click(opener)
+        until(lambda: page.all("dialog[open]"), opener)
+        assert serious(page, axe) == [], opener
+        page.run("document.querySelector('dialog[open]').close()")
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", dict(width=390, height=844, deviceScaleFactor=2, mobile=True)
+    )
+    try:
+        page.open()
+        assert serious(page, axe) == []
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_english_dark_and_a_missing_prompt(page):
