@@ -177,7 +177,7 @@ class LoraAdapters:
             raise ValueError(f"{what}: the graphs of a bundle are as they were exported; export with --lora")
         if self._lora.fused_scale is not None and what not in ("fuse_lora", "unfuse_lora", "unload_lora_weights"):
             raise ValueError(f"{what}: adapters are fused; unfuse_lora or unload_lora_weights first")
-        if self.__dict__.get("_drawings"):
+        if self.is_drawing:
             raise ValueError(f"{what}: a picture is being drawn, wait for its end")
 
     def _any_expert(self):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import paddle
 from ppdiffusers.loaders import FromSingleFileMixin, IPAdapterMixin, LoraLoaderMixin, TextualInversionLoaderMixin
@@ -25,6 +27,17 @@ from .arguments import number, whole_number
 _LOADERS = (LoraLoaderMixin, TextualInversionLoaderMixin, IPAdapterMixin, FromSingleFileMixin)
 _NOT_HERE = {name for loader in _LOADERS for name in vars(loader) if not name.startswith("_")}
 _ON_CPU = ("float32", "float64")  # dtypes that Paddle's networks compute in on a CPU
+
+
+class Running(NamedTuple):
+    """A drawing of a call that is under way."""
+
+    pipeline: object
+    thread: int
+    drawing: object
+
+
+_running: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # unet -> Running; copies of a pipeline share a unet
 
 
 class StockSwitches:
@@ -184,8 +197,8 @@ class StockSwitches:
     @contextlib.contextmanager
     def running(self, drawings: Sequence) -> Iterator[None]:
         """Drawings that `_interrupt` ends while the block lasts."""
-        mine = [(threading.get_ident(), drawing) for drawing in drawings]
-        running = self.__dict__.setdefault("_drawings", [])
+        mine = [Running(self, threading.get_ident(), drawing) for drawing in drawings]
+        running = _running.setdefault(self.unet, [])
         running.extend(mine)
         try:
             yield
@@ -194,9 +207,14 @@ class StockSwitches:
                 running.remove(entry)
 
     @property
+    def is_drawing(self) -> bool:
+        """Whether a call of this pipeline, or of a copy with the same networks, is under way."""
+        return bool(_running.get(self.unet))
+
+    @property
     def interrupt(self) -> bool:
         """Whether a call of this pipeline was told to end, by `_interrupt = True`."""
-        return any(drawing.interrupted for _, drawing in self.__dict__.get("_drawings", []))
+        return any(entry.drawing.interrupted for entry in self._own())
 
     @property
     def _interrupt(self) -> bool:
@@ -205,10 +223,12 @@ class StockSwitches:
     @_interrupt.setter
     def _interrupt(self, value: bool) -> None:
         """Ends this thread's call; set from a thread that has none, all calls. The next call begins anew."""
-        running = list(self.__dict__.get("_drawings", []))
-        own = [drawing for thread, drawing in running if thread == threading.get_ident()]
-        for drawing in own or [drawing for _, drawing in running]:
-            drawing.interrupted = bool(value)
+        running = self._own()
+        for entry in [entry for entry in running if entry.thread == threading.get_ident()] or running:
+            entry.drawing.interrupted = bool(value)
+
+    def _own(self) -> list[Running]:
+        return [entry for entry in list(_running.get(self.unet, [])) if entry.pipeline is self]
 
     # ---- what is not there ----
 
