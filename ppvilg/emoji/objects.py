@@ -25,22 +25,31 @@ ADVICE = (
 
 
 def find_font(folders: Sequence[Path]) -> Path:
-    """NotoColorEmoji.ttf below `fonts` of the first folder that has it with bitmaps (CBDT), else where it should be."""
+    """NotoColorEmoji.ttf below `fonts` of the first folder that has it with bitmaps (CBDT), else where it should be.
+
+    Folders that may not be read are passed over, such as a home of somebody else.
+    """
     for folder in folders:
-        for path in (folder / FONT, *sorted((folder / "fonts").rglob(Path(FONT).name))):
-            if path.is_file() and _has_bitmaps(path):
+        if _has_bitmaps(folder / FONT):
+            return folder / FONT
+        below = (Path(at, Path(FONT).name) for at, _, names in os.walk(folder / "fonts") if Path(FONT).name in names)
+        for path in sorted(below):
+            if _has_bitmaps(path):
                 return path
     return folders[0] / FONT
 
 
 def _has_bitmaps(font: Path) -> bool:
-    with open(font, "rb") as file:
-        return b"CBDT" in file.read(1024)  # the table directory
+    try:
+        with open(font, "rb") as file:
+            return b"CBDT" in file.read(1024)  # the table directory
+    except OSError:
+        return False
 
 
 def find_annotations(folders: Sequence[Path]) -> Path:
     """CLDR's folder of annotations in the first folder that has it, else where it should be."""
-    found = (folder / ANNOTATIONS for folder in folders if (folder / ANNOTATIONS / "zh.xml").is_file())
+    found = (folder / ANNOTATIONS for folder in folders if os.path.isfile(folder / ANNOTATIONS / "zh.xml"))
     return next(found, folders[0] / ANNOTATIONS)
 
 
