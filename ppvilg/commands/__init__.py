@@ -94,6 +94,7 @@ def start(*command: str) -> NoReturn:
     _read_arguments_as_utf8()
     # What the libraries say about their own imports, and our own warnings without a line of code.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"paddle\.utils\.cpp_extension|_distutils_hack")
+    warnings.filterwarnings("ignore", category=SyntaxWarning)  # of their sources, by Python 3.12 and later
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sys.exit(main([*command, *sys.argv[1:]]))
 
