@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvilg.files import cache_folder
+from ppvilg.files import cache_folder, naming_disk_errors
 
 from .indexing import COLUMNS, IndexWriter
 from .records import BadSample
@@ -138,7 +138,8 @@ def open_index(base: str, request: dict, stamps: dict, max_pixels: int, fill, ho
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
-            _build(partial, base, request, stamps, changed, max_pixels, fill)
+            with naming_disk_errors(home):
+                _build(partial, base, request, stamps, changed, max_pixels, fill)
             if folder.exists():
                 os.rename(folder, partial / "old")
             os.rename(partial, folder)

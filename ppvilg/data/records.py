@@ -18,6 +18,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Names under which a picture may lie that is one of ours in truth, or of a type that is not supported.
 OTHER_PICTURE_EXTENSIONS = ("jpe", "jfif", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "jp2", "ppm")
 BAD_SAMPLE_SHARE = 0.1  # of a data set, by default
+MAX_SHARDS = 2**20  # that one range may stand for
 MAX_TEXT_BYTES = 2**20  # a caption or .json larger than this is damage, not text
 
 
@@ -137,6 +138,8 @@ def expand_braces(pattern: str) -> list[str]:
         first, last = int(ends[1]), int(ends[2])
         if last < first:
             raise ValueError(f"{pattern!r}: range {match[0]} runs backwards")
+        if last - first >= MAX_SHARDS:
+            raise ValueError(f"{pattern!r}: range {match[0]} has more than {MAX_SHARDS} shards")
         choices = [str(number).zfill(len(ends[1])) for number in range(first, last + 1)]
     elif "," in match[1]:
         choices = match[1].split(",")

@@ -256,7 +256,7 @@ def _shards_in(folder: str) -> list[str]:
     shards = [name for name in names if name.lower().endswith((".tar", *COMPRESSED))]
     if not any(name.lower().endswith(".tar") for name in shards):
         return []
-    return [os.path.join(folder, name) for name in shards if os.path.isfile(os.path.join(folder, name))]
+    return [path for name in shards if not os.path.isdir(path := os.path.join(folder, name))]  # a broken link is named
 
 
 def _open_folder(folder: str, annotations: str | None, max_pixels: int, home: Path | None) -> RecordSource:

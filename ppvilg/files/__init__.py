@@ -10,7 +10,7 @@ from .pickles import refuse_pickles
 from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
 from .reading import LFS_POINTER, damage_of, read_lines, read_text
 from .shipped import find_shipped, shipped_folder, shipped_recipes
-from .writing import whole_file, write_whole
+from .writing import naming_disk_errors, whole_file, write_whole
 
 __all__ = [
     "LFS_POINTER",
@@ -25,6 +25,7 @@ __all__ = [
     "file_sha256",
     "find_shipped",
     "is_whole",
+    "naming_disk_errors",
     "picture_size",
     "private_folder",
     "read_json",

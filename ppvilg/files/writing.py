@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +45,19 @@ def write_whole(path: str | os.PathLike, content: str | bytes, replace: bool = T
     data = content.encode("utf-8") if isinstance(content, str) else content
     with whole_file(path, replace) as partial:
         partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def naming_disk_errors(place: str | os.PathLike) -> Iterator[None]:
+    """A full or failing disk is an OSError that names `place`, whatever was being written, by SQLite too."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(errno.EIO, f"cannot be written to ({error})", os.fspath(place)) from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(place)) from error
 
 
 @contextlib.contextmanager

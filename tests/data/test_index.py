@@ -217,3 +217,20 @@ def test_a_shard_is_opened_once(data):
             source.read(index)
     assert len(os.listdir("/proc/self/fd")) <= before + 3
     assert np.asarray(source.sizes).shape == (12, 2)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_made(data, tmp_path):
+    """A limit of this process on the size of files stands for the disk; SQLite and plain files meet it."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1000, 9000):
+        home = tmp_path / str(limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match=str(home)):
+                open_source(data, index=home)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [path.suffix for path in home.iterdir()] == [".lock"]
+    assert len(open_source(data, index=home))

@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import struct
 import tarfile
@@ -161,6 +162,11 @@ def test_folder_needs_exactly_one_jsonl(tmp_path):
         open_source(tmp_path)
 
 
+def test_a_range_without_end():
+    with pytest.raises(ValueError, match="more than 1048576 shards"):
+        open_source("x-{0..99999999999}.tar")
+
+
 def test_brace_pattern(tmp_path):
     for shard in range(3):
         write_tar(tmp_path / f"x-{shard:03d}.tar", samples(2, start=2 * shard))
@@ -302,6 +308,24 @@ def test_samples_that_lack_or_repeat_something_are_named(tmp_path):
     with pytest.raises(TooManyBadSamples, match="9 bad samples of 10.*problems.jsonl"):
         source.check_share(0.8)
     source.check_share(0.9)
+
+
+def test_texts_that_are_none_are_named(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+    texts = ["一只灰色的猫坐在桌子上".encode("gbk"), "猫".encode("utf-16"), pointer, "\ufeff猫\r\n".encode()]
+    pairs = (((f"{number}.png", encode()), (f"{number}.txt", text)) for number, text in enumerate(texts))
+    write_tar(tmp_path / "0.tar", itertools.chain(*pairs))
+    source = open_source(tmp_path)
+    assert [source.read(i).captions for i in range(len(source))] == [{"zh": "猫"}]
+    reasons = " ".join(problem.reason for problem in source.bad)
+    assert len(source.bad) == 3 and reasons.count("perhaps GBK or UTF-16") == 2 and "Git LFS pointer" in reasons
+
+
+def test_a_shard_that_is_a_broken_link_is_not_left_out(tmp_path):
+    write_tar(tmp_path / "0.tar", samples(1))
+    (tmp_path / "1.tar").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="1.tar.*1 of 2 missing"):
+        open_source(tmp_path)
 
 
 def test_links_are_named_and_the_rest_of_the_shard_is_read(tmp_path):

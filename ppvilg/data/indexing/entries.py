@@ -65,15 +65,22 @@ def add(writer: IndexWriter, found: Found) -> bool:
 
 def json_object(line: bytes) -> dict:
     """The object in a line of JSON; ValueError says what it is instead."""
+    text = utf8(line)
     try:
-        entry = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        entry = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(entry, dict):
         raise ValueError(f"not a JSON object but {type(entry).__name__}")
     return entry
+
+
+def utf8(data: bytes) -> str:
+    """A text without its byte order mark; ValueError when it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start}), perhaps GBK or UTF-16: save it as UTF-8") from None
 
 
 def caption_by_language(text: str) -> dict[str, str]:

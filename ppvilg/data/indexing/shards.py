@@ -11,9 +11,11 @@ import os
 
 from tqdm import tqdm
 
+from ppvilg.files import LFS_POINTER
+
 from ..records import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, OTHER_PICTURE_EXTENSIONS
 from .annotations import Annotations, Sidecars
-from .entries import Found, add, json_object
+from .entries import Found, add, json_object, utf8
 from .tars import Member, TarDamage, walk_tar, what_else
 from .writer import IndexWriter
 
@@ -118,7 +120,7 @@ class _Shard:
         try:
             text = self._text(members.get("json"))
             details = json_object(text) if text.strip() else {}
-            caption = self._text(members.get("txt")).decode("utf-8-sig").strip() or details.get("caption") or ""
+            caption = utf8(self._text(members.get("txt"))).strip() or details.get("caption") or ""
             if not isinstance(caption, str):
                 raise ValueError(f'.json: "caption" is not text: {caption!r}')
         except (ValueError, OSError) as error:
@@ -133,7 +135,10 @@ class _Shard:
             return b""
         if member.length > MAX_TEXT_BYTES:
             raise ValueError(f"{member.name} has {member.length} bytes, more than {MAX_TEXT_BYTES}")
-        return self._read(member, member.length)
+        data = self._read(member, member.length)
+        if data.startswith(LFS_POINTER):
+            raise ValueError(f"{member.name} is a Git LFS pointer, not the text itself: run 'git lfs pull'")
+        return data
 
     def _header(self, image: Member) -> bytes:
         start = self._read(image, min(image.length, _HEADER_BYTES))

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ppvilg.data import BadSample, RecordSource
 from ppvilg.engine.parallel import distributed
+from ppvilg.files import naming_disk_errors
 from ppvilg.knowledge import text as text_module
 from ppvilg.knowledge.text import MARKS, tag
 
@@ -69,7 +70,8 @@ def cache_tags(source: RecordSource, root: Path, name: str = "training") -> TagC
         rank, world = distributed.rank(), distributed.world_size()
         root.mkdir(parents=True, exist_ok=True)
         part = root / f".{path.name}.{rank}.partial"
-        _tag_share(source, part, rank, world)
+        with naming_disk_errors(part):
+            _tag_share(source, part, rank, world)
         distributed.barrier()
         if distributed.is_main():
             _join(part, [root / f".{path.name}.{other}.partial" for other in range(1, world)])
