@@ -331,6 +331,11 @@ def test_features_do_not_depend_on_the_batch(reference):
         network(np.zeros((1, 20, 30, 3), np.uint8))
 
 
+def test_prompts_that_came_with_ppvilg_are_found_outside_a_clone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(read_prompts("configs/prompts/quickstart.txt")) == 16
+
+
 def test_prompts(tmp_path, reference):
     (tmp_path / "a.txt").write_text("一只猫\n\n两只狗\n", encoding="utf-8")
     assert read_prompts(tmp_path / "a.txt") == [{"prompt": "一只猫"}, {"prompt": "两只狗"}]

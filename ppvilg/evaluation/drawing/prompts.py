@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ppvilg.data import open_source
-from ppvilg.files import read_lines, read_text
+from ppvilg.files import find_shipped, read_lines, read_text
 
 LARGEST = 2**30  # bytes of a list of prompts
 
@@ -22,7 +22,7 @@ def read_prompts(path: str | os.PathLike, language: str = "zh") -> list[dict]:
     "caption"}]}`. A folder or .tar: the captions of samples in `language`, with the sizes of their pictures. ValueError
     names the file and what is wrong with it.
     """
-    path = Path(path)
+    path = find_shipped(path)  # of a recipe that came with ppvilg
     if path.suffix in (".txt", ".jsonl", ".json") and not path.is_file():
         raise FileNotFoundError(f"no prompts at {path}")
     if path.suffix == ".txt":
