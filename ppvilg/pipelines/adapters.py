@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +45,22 @@ class LoadedAdapters:
         return 1.0 if self.fused_scale is None else self.fused_scale
 
 
+# unet -> what is merged into it and its text encoder: pipelines that share networks share their adapters
+_loaded: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
 class LoraAdapters:
     """The LoRA part of ErnieViLG2Pipeline, with the names that diffusers gives it."""
 
     @property
     def _lora(self) -> LoadedAdapters:
-        return self.__dict__.setdefault("_loaded_adapters", LoadedAdapters())
+        return _loaded.setdefault(self.unet, LoadedAdapters())
+
+    def __deepcopy__(self, memo: dict):
+        copied = super().__deepcopy__(memo)
+        if self.unet in _loaded:
+            _loaded[copied.unet] = copy.deepcopy(_loaded[self.unet], memo)
+        return copied
 
     def load_lora_weights(
         self,
@@ -151,7 +163,7 @@ class LoraAdapters:
         self._check_lora("unload_lora_weights")
         if self._lora.fused_scale is None:
             self.delete_adapters(list(self._lora.adapters))
-        self.__dict__.pop("_loaded_adapters", None)
+        _loaded.pop(self.unet, None)
 
     def fuse_lora(self, lora_scale: float = 1.0) -> None:
         """What is on, times lora_scale, counts as the model's own weights: it is saved with them, until `unfuse_lora`.

@@ -141,6 +141,21 @@ def test_a_new_and_a_zero_scaled_adapter_change_nothing_and_unloading_restores_e
     assert same(weights_of(pipeline), before) and not pipeline.get_active_adapters()
 
 
+def test_pipelines_that_share_networks_share_adapters_and_deep_copies_have_their_own(pipeline, tmp_path):
+    copied, before = copy.copy(pipeline), weights_of(pipeline)
+    file = save_form("kohya", changes_of(pipeline), tmp_path)
+    copied.load_lora_weights(file, "one")
+    assert pipeline.get_active_adapters() == ["one"]
+    with pytest.raises(ValueError, match="one"):
+        pipeline.load_lora_weights(file, "one")
+    other = copy.deepcopy(pipeline)
+    pipeline.unload_lora_weights()
+    assert same(weights_of(pipeline), before) and copied.get_active_adapters() == []
+    assert other.get_active_adapters() == ["one"] and not same(weights_of(other), before)
+    other.unload_lora_weights()
+    assert same(weights_of(other), before)
+
+
 def test_an_adapter_of_one_expert_leaves_the_others_and_a_scale_per_expert_does_the_same(pipeline, tmp_path):
     changes, settings = changes_of(pipeline), settings_of(pipeline)
     write_adapter(Adapter(experts={1: changes}, settings=settings), tmp_path / "one.safetensors")
