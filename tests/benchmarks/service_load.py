@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -164,20 +163,27 @@ def streaming(model: str, folder: Path, alone: list[list[str]], slots: int) -> N
 
 
 def previews(model: str, painter, folder: Path, steps: int, slots: int) -> None:
-    """What it costs that somebody watches: the same pictures with previews and without, in turns."""
+    """What part of the time it takes that somebody watches."""
     desk = Desk(find_model(model), painter, folder, slots=slots)
+    made: list[float] = []
+    preview = desk.worker.previews._preview
 
-    def seconds(owner: str) -> float:
-        job = desk.submit(owner, num_images=slots, num_inference_steps=steps)
+    def timed(drawing):
         start = time.perf_counter()
-        desk.finish(job)
+        picture = preview(drawing)
+        made.append(time.perf_counter() - start)
+        return picture
+
+    def draw(owner: str) -> float:
+        start = time.perf_counter()
+        desk.finish(desk.submit(owner, num_images=slots, num_inference_steps=steps))
         return time.perf_counter() - start
 
-    seconds("warm")
-    times = [(seconds("nobody"), seconds("browser:watching")) for _ in range(8)]
-    ratio = statistics.median(watched / alone for alone, watched in times)
-    share = desk.worker.previews._previewing / desk.worker.previews._drawing
-    print(f"previews: {100 * share:.1f} % of all time of drawing, watched or not; watched over not watched {ratio:.3f}")
+    desk.worker.previews._preview = timed
+    draw("nobody")
+    assert not made
+    spent = sum(draw("browser:watching") for _ in range(3))
+    print(f"previews: {len(made)} of {3 * slots * steps} steps shown in {100 * sum(made) / spent:.1f} % of the time")
 
 
 def main() -> None:

@@ -121,7 +121,6 @@ def test_the_proxy_for_fixed_hosts(model_folder, tmp_path, capfd):
         (["--host", "0.0.0.0"], "--new-key"),
         (["--database", "mysql://x"], "database"),
         (["--filter", "nothing:at_all"], "filter"),
-        (["--disk-gb", "0"], "--disk-gb"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, command, options, words):

@@ -84,11 +84,14 @@ class Authenticator:
         raise ServiceError("wrong_key", "the key is not valid")
 
     def of_token(self, token: str) -> Owner:
-        """The owner of an access token."""
+        """The owner of an access token, or of an SK given in its place. ServiceError wrong_key, TokenExpired."""
         subject, expired = self._signer.subject("access", token)
         if expired:
             raise TokenExpired
         if subject is None:
+            key = key_of(self._store, sk=token)
+            if key is not None:
+                return _owner_of(key)
             if self.is_open:
                 return Owner(_LOCAL, "local")
             raise ServiceError("wrong_key", "the access token is not valid")

@@ -12,6 +12,7 @@ from ..store.folder import DataFolder
 
 LARGEST_SIDE = 512
 SHARE = 0.04  # of the time of drawing; the last preview of each expert's block is made in any case
+SAVED_SECONDS = 5.0  # of drawing that nobody watched, whose share may be made up for later
 
 
 class Previews:
@@ -21,23 +22,22 @@ class Previews:
         self._folder = folder
         self._preview = preview  # drawing -> picture or None
         self._writer = ThreadPoolExecutor(1, "previews")
-        self._drawing = 0.0
-        self._previewing = 0.0
+        self._credit = 0.0  # seconds that previews may take
         self._shown: dict[str, dict[tuple[int, int], dict]] = {}  # job -> (picture, expert) -> entry
 
     def drawn_for(self, seconds: float) -> None:
         """Counts time spent on drawing."""
-        self._drawing += seconds
+        self._credit = min(self._credit + SHARE * seconds, SHARE * SAVED_SECONDS)
 
     def show(self, task) -> None:
         """Makes the preview of a picture after a step, if there is time or its expert's block has ended."""
         drawing = task.drawing
         ended = task.is_done or drawing.expert != task.block
-        if not ended and self._previewing > SHARE * self._drawing:
+        if not ended and self._credit < 0:
             return
         start = time.perf_counter()
         picture = self._preview(drawing)
-        self._previewing += time.perf_counter() - start
+        self._credit -= time.perf_counter() - start
         if picture is None:
             return
         job = task.job.id
