@@ -106,7 +106,11 @@ class ModelConfig:
 
 @dataclass
 class StageConfig:
-    """One stage of training. ``steps: 0`` leaves the stage out."""
+    """One stage of training. ``steps: 0`` leaves the stage out.
+
+    The experts take turns, so a stage of them has steps / num_experts for each; their warm-up, decay and averages count
+    the steps of one expert.
+    """
 
     steps: int = bounded(0, least=0)
     batch_size: int = bounded(64, least=1)  # pictures per optimizer step over all ranks and accumulation passes
@@ -173,7 +177,7 @@ class DistributedConfig:
     # Groups of ranks that train different experts; stages vae and base use all ranks as one group.
     expert: int = bounded(1, least=1)
     find_unused_parameters: bool = True  # ranks agree on which weights have gradients before they add them up
-    stop_seconds: int = bounded(120, least=1)  # after SIGTERM a run that has not stopped by itself by then is ended
+    stop_seconds: int = bounded(120, least=1)  # from SIGTERM to the checkpoint; a run that takes longer is ended
 
 
 @dataclass
@@ -183,6 +187,13 @@ class PrecisionConfig:
     # "O0": float32; "O1": matrix products in `dtype`; "O2": weights too, with float32 master copies.
     level: str = choice("O0", ("O0", "O1", "O2"))
     dtype: str = choice("bfloat16", ("bfloat16", "float16"))  # float16: with dynamic loss scaling
+
+
+@dataclass
+class ResumeConfig:
+    """What a run goes on with that finds checkpoints in its output."""
+
+    strict: bool = False  # true: refuse whatever would change a bit of what is learnt; false: go on, and log it
 
 
 @dataclass
@@ -209,4 +220,5 @@ class Recipe:
     sample: SampleConfig = field(default_factory=SampleConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     recompute: bool = False  # the denoiser keeps fewer activations and computes them again in the backward pass

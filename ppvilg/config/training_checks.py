@@ -13,7 +13,7 @@ def validate(config: Recipe) -> None:
                           "data.horizontal_flip=0, or set data.cache_latents=false")
     _validate_shapes(config.data.shapes)
     for stage in STAGES:
-        _validate_stage(config.train[stage], f"train.{stage}")
+        _validate_stage(config.train[stage], f"train.{stage}", config.model.num_experts if stage == "experts" else 1)
     _validate_experts(config)
 
 
@@ -25,12 +25,14 @@ def _validate_shapes(shapes) -> None:
         raise ConfigError(f"{given}: the same shape is there twice; name each once")
 
 
-def _validate_stage(stage: StageConfig, name: str) -> None:
-    if 0 < stage.steps < stage.ema_every:
-        raise ConfigError(f"{name}.ema_every={stage.ema_every} is longer than the stage ({stage.steps} steps): its "
-                          f"result, the averaged weights, would be the initial ones")
-    if stage.steps and stage.warmup_steps > stage.steps:
-        raise ConfigError(f"{name}.warmup_steps={stage.warmup_steps} is longer than the stage ({stage.steps} steps)")
+def _validate_stage(stage: StageConfig, name: str, turns: int) -> None:
+    own = -(-stage.steps // turns)  # steps of each network, where they take turns
+    told = f"{own} steps" if turns == 1 else f"{own} steps of each expert"
+    if 0 < stage.steps and own < stage.ema_every:
+        raise ConfigError(f"{name}.ema_every={stage.ema_every} is longer than the stage ({told}): its result, the "
+                          "averaged weights, would be the initial ones")
+    if stage.steps and stage.warmup_steps > own:
+        raise ConfigError(f"{name}.warmup_steps={stage.warmup_steps} is longer than the stage ({told})")
     if stage.batch_size % stage.accumulation:
         raise ConfigError(f"{name}.batch_size={stage.batch_size} cannot be cut into accumulation={stage.accumulation} "
                           f"equal passes: choose a multiple")

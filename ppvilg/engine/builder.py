@@ -65,11 +65,12 @@ def build_transform(recipe: Recipe) -> ImageTransform:
     return ImageTransform(shapes, recipe.data.crop, recipe.data.horizontal_flip)
 
 
-def build_tokenizer_for(recipe: Recipe, captions: Callable[[], Iterable[str]], data_hash: str, folder: Path
-                        ) -> ErnieTokenizer:
+def build_tokenizer_for(recipe: Recipe, captions: Callable[[], Iterable[str]], data_hash: str, folder: Path,
+                        in_use: bool = False) -> ErnieTokenizer:
     """The recipe's stock tokenizer with the marks added, or one whose vocabulary comes from `captions`.
 
-    The latter is kept in `folder` with a note of `data_hash` and of its files' own, and made again when either differs.
+    The latter is kept in `folder` with a note of `data_hash` and of its files' own, and made again when either differs;
+    where it is `in_use` by checkpoints, other data alone are no reason.
     """
     place = recipe.model.tokenizer.pretrained
     if place:
@@ -77,8 +78,11 @@ def build_tokenizer_for(recipe: Recipe, captions: Callable[[], Iterable[str]], d
         add_marks(tokenizer)
         return tokenizer
     if distributed.is_main():
-        problem = _tokenizer_problem(folder, data_hash)
-        if problem:
+        problem, of_other_data = _tokenizer_problem(folder, data_hash)
+        if of_other_data and in_use:
+            logger.warning("%s is kept, for checkpoints were trained with it, though %s: characters that are not in it "
+                           "are unknown to the model", folder, problem)
+        elif problem:
             if folder.exists():
                 logger.warning("%s is made again: %s", folder, problem)
             with replaced_folder(folder) as partial:
@@ -89,18 +93,18 @@ def build_tokenizer_for(recipe: Recipe, captions: Callable[[], Iterable[str]], d
     return load_tokenizer(str(folder))
 
 
-def _tokenizer_problem(folder: Path, data_hash: str) -> str | None:
-    """Why the vocabulary in a folder cannot be used, None where it can."""
+def _tokenizer_problem(folder: Path, data_hash: str) -> tuple[str | None, bool]:
+    """(why the vocabulary in a folder cannot be used, None where it can; whether that is other data alone)."""
     try:
         note = json.loads((folder / TOKENIZER_NOTE).read_text(encoding="utf-8"))
-        if note["data"] != data_hash:
-            return "its words are those of other data"
         for name, expected in note["files"].items():
             if file_sha256(folder / name) != expected:
-                return f"{name} is damaged"
+                return f"{name} is damaged", False
+        if note["data"] != data_hash:
+            return "its words are those of other data", "vocab.txt" in note["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"it is not whole ({type(error).__name__})"
-    return None
+        return f"it is not whole ({type(error).__name__})", False
+    return None, False
 
 
 def load_tokenizer(name: str) -> ErnieTokenizer:

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ppvilg.config import ConfigError
+from ppvilg.engine.training import resuming
 from ppvilg.files import file_sha256, write_whole
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,12 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointStore:
-    """The checkpoints of one stage under `root`, all made by the recipe with this `recipe_hash`."""
+    """The checkpoints of one stage under `root`; `settings` are what decides its steps (see resuming.py)."""
 
-    def __init__(self, root: Path, recipe_hash: str, keep: int = 2, keep_every: int = 0):
-        self.root, self.recipe_hash, self.keep, self.keep_every = Path(root), recipe_hash, keep, keep_every
+    def __init__(self, root: Path, settings: dict | None = None, keep: int = 2, keep_every: int = 0,
+                 strict: bool = False):
+        self.root, self.settings, self.strict = Path(root), settings or {}, strict
+        self.keep, self.keep_every = keep, keep_every
 
     def save(self, step: int, objects: dict[str, dict[str, np.ndarray]], progress: dict, part: int = 0, parts: int = 1,
              cancelled: threading.Event | None = None) -> Path:
@@ -64,7 +67,7 @@ class CheckpointStore:
             if part:
                 return final
             files = dict(sorted((files | _other_parts(partial, parts, cancelled or threading.Event())).items()))
-            manifest = {"step": step, "recipe": self.recipe_hash, "progress": progress, "files": files}
+            manifest = {"step": step, "settings": self.settings, "progress": progress, "files": files}
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
             _seal(partial / MANIFEST)
             shutil.rmtree(final, ignore_errors=True)
@@ -84,21 +87,26 @@ class CheckpointStore:
             shutil.rmtree(left, ignore_errors=True)
 
     def newest(self) -> str:
-        """Name of the newest whole checkpoint, "" where there is none; torn ones are named in the log and skipped.
+        """Name of the newest whole checkpoint, "" where there is none; torn ones are named in the log and skipped."""
+        for folder in reversed(self.folders()):
+            problem = _inspect(folder)
+            if problem is None:
+                return folder.name
+            logger.warning("checkpoint %s is skipped: %s", folder, problem)
+        return ""
+
+    def changes(self, name: str) -> dict[str, tuple]:
+        """{setting: (before, now)} of a checkpoint that `newest` named; none are known of one by an earlier version.
 
         Raises:
-            CheckpointError: the newest whole checkpoint was made by another recipe.
+            CheckpointError: it cannot be gone on with.
         """
-        for folder in reversed(self.folders()):
-            problem, manifest = _inspect(folder)
-            if problem:
-                logger.warning("checkpoint %s is skipped: %s", folder, problem)
-                continue
-            if manifest["recipe"] != self.recipe_hash:
-                raise CheckpointError(f"{folder} was made by another recipe (its data, knowledge, model or stage "
-                                      f"settings differ); choose another output, or move the folder away to begin anew")
-            return folder.name
-        return ""
+        manifest = json.loads((self.root / name / MANIFEST).read_text(encoding="utf-8"))
+        changed = resuming.changes(manifest["settings"], self.settings) if "settings" in manifest else {}
+        refusal = resuming.refusal(changed, self.strict)
+        if refusal:
+            raise CheckpointError(f"{self.root / name}: {refusal}")
+        return changed
 
     def load(self, name: str, wanted: Callable[[str, str], bool] | None = None
              ) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
@@ -222,20 +230,20 @@ def _other_parts(folder: Path, parts: int, cancelled: threading.Event) -> dict[s
     return files
 
 
-def _inspect(folder: Path) -> tuple[str | None, dict]:
-    """(what is wrong or None, manifest) of a checkpoint folder."""
+def _inspect(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         with ThreadPoolExecutor(4) as pool:
             hashes = pool.map(lambda name: file_sha256(folder / name), manifest["files"])
             for (name, expected), found in zip(manifest["files"].items(), hashes):
                 if found != expected:
-                    return f"{name} does not match its hash", manifest
+                    return f"{name} does not match its hash"
         if not isinstance(manifest["progress"]["next_step"], int):
-            return f"{MANIFEST} does not say the step", manifest
+            return f"{MANIFEST} does not say the step"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} or a file that it names cannot be read ({type(error).__name__}: {error})", {}
-    return None, manifest
+        return f"{MANIFEST} or a file that it names cannot be read ({type(error).__name__}: {error})"
+    return None
 
 
 @contextmanager

@@ -279,10 +279,10 @@ def compare_replacement(recipe, pipeline: Path, replacements: dict[int, Path]) -
     run = Run(recipe)
     run.output.mkdir(parents=True, exist_ok=True)
     stage = DenoiserStage(recipe, run.prepare_denoising(), "experts", run.output / "experts", Path(pipeline))
-    before, first = stage.validate(), stage.draw(0)
+    before, first = stage.validate(), stage.sample(0)
     for index, folder in replacements.items():
         stage.unet.load_expert(Path(folder) / "unet", index)
-    return {"before": before, "after": stage.validate(), "pictures": (first, stage.draw(0))}
+    return {"before": before, "after": stage.validate(), "pictures": (first, stage.sample(0))}
 
 
 def validation_overrides(pipeline: Path, output: Path) -> list[str]:

@@ -17,26 +17,21 @@ from ppvilg.engine.checks import (
     check_settings,
     rehearse_components,
     rehearse_data,
+    rehearse_memory,
     rehearse_samples,
 )
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.parallel.layout import experts_of
-from ppvilg.engine.precision import Precision
 from ppvilg.engine.stages.autoencoder import AutoencoderStage
 from ppvilg.engine.stages.conditioning import Conditioning
 from ppvilg.engine.stages.denoiser import DenoiserData, DenoiserStage
-from ppvilg.engine.trainer import Trainer, check_shares
+from ppvilg.engine.stages.stage import Stage
+from ppvilg.engine.training.precision import Precision
+from ppvilg.engine.training.resuming import changes, settings_of
+from ppvilg.engine.training.trainer import Trainer, check_shares
 from ppvilg.files import write_whole
 
 logger = logging.getLogger(__name__)
-
-# What may change between two runs of one recipe without making its checkpoints another model's.
-_FREE = ("steps", "decay", "learning_rate", "final_learning_rate", "log_every", "checkpoint_every", "keep_checkpoints",
-         "validate_every", "sample_every", "validation_timesteps", "keep_every", "only", "start", "weighting_scheme",
-         "logit_mean", "logit_std")
-_FREE_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "bad_sample_share",
-              "max_validation_samples")
-
 
 class Run:
     """One recipe and its output folder."""
@@ -93,6 +88,7 @@ class Run:
         """Try whatever a later stage needs of the recipe. Raises ConfigError; nothing is written yet."""
         trained_vae = None if self.recipe.train.vae.steps or not self._denoises() else self._trained_vae()
         rehearse_components(self.recipe, self._begins_at(), trained_vae)
+        rehearse_memory(self.recipe)
         rehearse_data(self.recipe, self.training, self.validation)
 
     def _begins_at(self) -> Path | None:
@@ -134,11 +130,12 @@ class Run:
         write_whole(path, OmegaConf.to_yaml(self.recipe))
 
     def _same_model(self, path: Path) -> bool:
-        """Whether the recipe in a file differs from this one in nothing that the stages of both depend on."""
+        """Whether the recipe in a file decides the steps of the stages of both as this one does, but for how many."""
         try:
             other = OmegaConf.load(path)
-            return all(_defining(other, stage) == _defining(self.recipe, stage) for stage in STAGES
-                       if other.train[stage].steps and self.recipe.train[stage].steps)
+            found = {key for stage in STAGES if other.train[stage].steps and self.recipe.train[stage].steps
+                     for key in changes(settings_of(other, stage), settings_of(self.recipe, stage))}
+            return all(key.endswith(".steps") for key in found)
         except Exception:  # not a recipe of this version, or a torn file: to be kept as it is
             return False
 
@@ -147,7 +144,7 @@ class Run:
         folder = self.output / "vae"
         stage = AutoencoderStage(self.recipe, builder.build_vae(self.recipe), self.training, self.validation,
                                  self.transform, self.validation_transform, folder)
-        self._train(stage, "", "vae")
+        self._train(stage, "vae")
         return folder
 
     def _trained_vae(self) -> Path | None:
@@ -168,9 +165,9 @@ class Run:
         """(autoencoder, hash): that of stage vae in this output, else published weights."""
         trained = self.output / "vae" if self.recipe.train.vae.steps else self._trained_vae()
         if trained is not None:
-            return builder.build_vae(self.recipe, trained), hash_folder(trained)
+            return builder.build_vae(self.recipe, trained), _hash_on_main(trained)
         folder = Path(self.recipe.model.vae.pretrained)
-        made_of = hash_folder(folder) if folder.is_dir() else fingerprint(self.recipe.model.vae)
+        made_of = _hash_on_main(folder) if folder.is_dir() else fingerprint(self.recipe.model.vae)
         return builder.build_vae(self.recipe), made_of
 
     def prepare_denoising(self) -> DenoiserData:
@@ -190,40 +187,33 @@ class Run:
                             validation)
 
     def _build_tokenizer(self):
+        in_use = any((self.output / "checkpoints").glob("base/step_*"))
         return builder.build_tokenizer_for(self.recipe, self.training.captions, self.training.fingerprint(),
-                                           self.output / "tokenizer")
+                                           self.output / "tokenizer", in_use)
 
     def run_denoiser(self, name: str, data: DenoiserData) -> Path:
         """Stage base or experts -> pipeline folder `<output>/<name>`; `experts_07` where only expert 7 is trained."""
-        experts, upstream, folder = None, self.vae_hash, self.output / name
-        place = distributed.arrange(expert_groups=name == "experts")
+        experts, start, folder = None, None, self.output / name
+        made_of, place = {"vae": self.vae_hash}, distributed.arrange(expert_groups=name == "experts")
         if name == "experts":
-            experts = experts_of(place.group, place.groups, self._chosen_experts())
-            upstream += hash_folder(self.expert_start)
+            experts, start = experts_of(place.group, place.groups, self._chosen_experts()), self.expert_start
+            made_of["start"] = _hash_on_main(start)
             if self.recipe.train.experts.only is not None:
                 folder = self.output / "_".join([name, *(f"{expert:02d}" for expert in self._chosen_experts())])
-        start = self.expert_start if name == "experts" else None
-        stage = DenoiserStage(self.recipe, data, name, folder, start, experts)
-        self._train(stage, upstream, name)
+        self._train(DenoiserStage(self.recipe, data, name, folder, start, experts), name, **made_of)
         distributed.arrange(expert_groups=False)
         return folder
 
-    def _train(self, stage, upstream: str, name: str) -> None:
-        recipe_hash = fingerprint({"recipe": _defining(self.recipe, name), "upstream": upstream,
-                                   "data": self.training.fingerprint()})
-        store = CheckpointStore(self.output / "checkpoints" / stage.name, recipe_hash, stage.config.keep_checkpoints,
-                                stage.config.keep_every)
+    def _train(self, stage: Stage, name: str, **made_of: str) -> None:
+        """Run one stage; `made_of` are hashes of what came before it."""
+        settings = settings_of(self.recipe, name, data=self.training.fingerprint(), ranks=distributed.world_size(),
+                               **made_of)
+        store = CheckpointStore(self.output / "checkpoints" / stage.name, settings, stage.config.keep_checkpoints,
+                                stage.config.keep_every, self.recipe.resume.strict)
         Trainer(stage, store, self.output / "logs", self.recipe.seed, self.recipe.distributed,
                 Precision(self.recipe.precision), self._keep_recipe).run_loop()
 
 
-def _defining(recipe: Recipe, stage: str) -> dict:
-    """The part of the recipe that decides what a step of this stage computes."""
-    content = OmegaConf.to_container(recipe, resolve=True)
-    data = {key: value for key, value in content["data"].items() if key not in _FREE_DATA}
-    settings = {key: value for key, value in content["train"][stage].items() if key not in _FREE}
-    model = content["model"]["vae"] if stage == "vae" else content["model"]
-    knowledge = None if stage == "vae" else dict(content["knowledge"])
-    defining = {"seed": content["seed"], "data": data, "stage": settings, "model": model, "knowledge": knowledge}
-    precision = content.get("precision", {})  # recipes that were kept by earlier versions have none
-    return defining | ({"precision": precision} if precision.get("level", "O0") != "O0" else {})
+def _hash_on_main(folder: Path) -> str:
+    """Hash of a folder, which one rank reads."""
+    return distributed.from_main(hash_folder(folder) if distributed.is_main() else "")

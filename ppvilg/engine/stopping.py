@@ -24,8 +24,9 @@ class Stopped(Exception):
 def install(seconds: int, at_once: Callable) -> None:
     """From now on SIGTERM and the first SIGINT let a running loop finish its step and checkpoint.
 
-    The kernel ends a process that is not gone `seconds` later (SIGALRM, exit code 142), whatever it hangs in. Outside a
-    loop, and for the second SIGINT, `at_once(number, frame)` is called: there is nothing that a checkpoint would save.
+    The kernel ends a process that has not come to write its checkpoint `seconds` later (SIGALRM, exit code 142),
+    whatever it hangs in. Outside a loop, and for the second SIGINT, `at_once(number, frame)` is called: there is
+    nothing that a checkpoint would save.
     """
 
     def handle(number, frame):
@@ -45,6 +46,11 @@ def install(seconds: int, at_once: Callable) -> None:
 def requested() -> bool:
     """Whether this process was asked to stop."""
     return _requested is not None
+
+
+def take_time() -> None:
+    """The step is done and its checkpoint is being written, which takes as long as it takes: the kernel waits."""
+    signal.alarm(0)
 
 
 def leave(code: int = EXIT_STOPPED) -> None:

@@ -47,7 +47,8 @@ def print_tables(recipe_file: Path) -> None:
     """Markdown tables of docs/en/scale.md."""
     from ppvilg.config import load_config
     from ppvilg.engine.parallel.layout import Axes
-    from ppvilg.engine.plan import Planner, count
+    from ppvilg.engine.planning.cluster import Planner
+    from ppvilg.engine.planning.plan import count
 
     planner = Planner.of(load_config(recipe_file))
     print("| part | parameters | tensors | forward, TFLOP per sample | kept for backward, GB per sample (recompute) |")
@@ -56,7 +57,7 @@ def print_tables(recipe_file: Path) -> None:
         work = planner.work[part]
         print(f"| {part} | {count(shapes) / 1e9:.3f} B | {len(shapes)} | {work.flops / 1e12:.2f} | "
               f"{2e-9 * work.kept:.2f} ({2e-9 * work.kept_with_recompute:.2f}) |")  # fmt: skip
-    numbers = {"unet": planner.num_experts}
+    numbers = {"unet": planner.recipe.model.num_experts}
     whole = sum(numbers.get(part, 1) * count(shapes) for part, shapes in planner.shapes.items())
     print(f"\nwhole model: {whole / 1e9:.2f} B\n")
     estimates = [estimate for gpus in LAYOUTS for estimate in estimates_for(planner, gpus, Axes)]
@@ -67,7 +68,7 @@ def print_tables(recipe_file: Path) -> None:
 
 def estimates_for(planner, gpus: int, axes_of) -> list:
     """Stages base and experts on a number of GPUs; on 8 one expert at a time, as a job of its own."""
-    from ppvilg.engine.plan import Cluster
+    from ppvilg.engine.planning.cluster import Cluster
 
     (base, _), (data, expert) = LAYOUTS[gpus]
     return [planner.estimate("base", Cluster(gpus), axes_of(data=base, sharding=8)),
@@ -166,7 +167,7 @@ def check(folder: Path, steps: int) -> bool:
     """One line per form and stage; whether all are within 5 %."""
     from ppvilg.config import load_config
     from ppvilg.engine.parallel.layout import Axes
-    from ppvilg.engine.plan import layer_shapes, step_traffic
+    from ppvilg.engine.planning.plan import layer_shapes, step_traffic
 
     parallel = load("parallel")
     world, good = parallel.World(folder, steps), True
@@ -199,7 +200,7 @@ def check(folder: Path, steps: int) -> bool:
 
 def sizes_of(shapes: dict, output: Path) -> dict[str, tuple[int, int]]:
     """(elements, tensors) that have gradients by stage: the embedding as large as the vocabulary that was made."""
-    from ppvilg.engine.plan import count
+    from ppvilg.engine.planning.plan import count
 
     words = json.loads((output / "base" / "text_encoder" / "config.json").read_text())["vocab_size"]
     text = {name: (words, *shape[1:]) if "word_embeddings" in name else shape

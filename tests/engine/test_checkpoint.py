@@ -28,7 +28,7 @@ def objects(step: int, size: int = 8) -> dict:
 
 @pytest.fixture
 def store(tmp_path):
-    return CheckpointStore(tmp_path / "checkpoints", "recipe-a", keep=2)
+    return CheckpointStore(tmp_path / "checkpoints", SETTINGS, keep=2)
 
 
 def save(store, *steps):
@@ -117,11 +117,32 @@ def test_a_torn_one_does_not_push_out_a_whole_one(store):
     assert [folder.name for folder in store.folders()] == ["step_00000030"]
 
 
-def test_a_checkpoint_of_another_recipe_is_refused_and_named(store):
+SETTINGS = {"train.base.beta2": 0.999, "model.scheduler.prediction_type": "epsilon", "data": "abc"}
+
+
+def test_changed_settings_are_told_and_strictly_refused(store):
     save(store, 1)
-    with pytest.raises(CheckpointError, match="step_00000001 was made by another recipe"):
-        CheckpointStore(store.root, "recipe-b").load_newest()
-    assert newest(store) == (1, [1.0] * 8)
+    assert store.changes("step_00000001") == {}
+    now = {**SETTINGS, "train.base.beta2": 0.9, "data": "def", "ranks": 4}
+    changed = {"train.base.beta2": (0.999, 0.9), "data": ("abc", "def"), "ranks": (None, 4)}
+    assert CheckpointStore(store.root, now).changes("step_00000001") == changed
+    with pytest.raises(CheckpointError, match="step_00000001: resume.strict=true.*data: abc -> def.*ranks: none -> 4; "
+                                              "train.base.beta2: 0.999 -> 0.9"):
+        CheckpointStore(store.root, now, strict=True).changes("step_00000001")
+    assert CheckpointStore(store.root, SETTINGS, strict=True).changes("step_00000001") == {}
+
+
+def test_what_gives_weights_their_meaning_is_always_refused(store):
+    save(store, 1)
+    with pytest.raises(CheckpointError, match="another model: model.scheduler.prediction_type: epsilon -> sample"):
+        CheckpointStore(store.root, {**SETTINGS, "model.scheduler.prediction_type": "sample"}).changes("step_00000001")
+
+
+def test_a_checkpoint_of_an_earlier_version_says_nothing_of_its_settings(store):
+    save(store, 1)
+    path = store.root / "step_00000001" / "manifest.json"
+    path.write_text(path.read_text().replace('"settings"', '"recipe"'))
+    assert CheckpointStore(store.root, {}, strict=False).changes("step_00000001") == {}
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(store):

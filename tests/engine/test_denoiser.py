@@ -68,7 +68,7 @@ def build_stage(run, name="base") -> DenoiserStage:
 
 def build_trainer(run, name, folder) -> Trainer:
     stage = build_stage(run, name)
-    return Trainer(stage, CheckpointStore(folder / "checkpoints", "any"), folder / "logs", run.recipe.seed)
+    return Trainer(stage, CheckpointStore(folder / "checkpoints"), folder / "logs", run.recipe.seed)
 
 
 def test_labels_of_another_language_and_doubtful_objects_by_the_recipe(make_recipe, tmp_path):
@@ -204,12 +204,11 @@ def test_what_is_drawn_depends_on_seed_step_and_sample_only(run):
 def test_a_step_moves_one_expert_and_its_moments(run, tmp_path):
     trainer = build_trainer(run, "experts", tmp_path)
     trainer.resume()
-    trainer._reset_window()
     batches = trainer.stage.batches(0)
     for step in range(4):
-        before = trainer.state()
+        before = trainer.state.state_dict()
         trainer.run_step(batches, step)
-        after = trainer.state()
+        after = trainer.state.state_dict()
         for name in ("net", "optimizer"):
             changed = {key.split("experts.")[1].split(".")[0] for key in before[name]
                        if before[name][key].tobytes() != after[name][key].tobytes()}
@@ -228,7 +227,6 @@ def test_timesteps_of_a_step_lie_in_its_experts_block(run):
 def test_experts_leave_the_text_encoder_alone(run, tmp_path):
     trainer = build_trainer(run, "experts", tmp_path)
     trainer.resume()
-    trainer._reset_window()
     encoder = trainer.stage.text_encoder
     before = {name: p.numpy() for name, p in encoder.named_parameters()}
     trainer.run_step(trainer.stage.batches(0), 0)
@@ -304,7 +302,7 @@ def test_pictures_are_drawn_without_dropout(run, monkeypatch):
     run.recipe.sample.prompts = ["红色背景"]
     try:
         stage = build_stage(run)
-        assert stage.draw(1).shape == (2, 2, 3)
+        assert stage.sample(1).shape == (2, 2, 3)
     finally:
         run.recipe.sample.prompts = []
     assert seen == [[False, False, False]]

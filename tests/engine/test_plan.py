@@ -8,12 +8,14 @@ import pytest
 
 from ppvilg.engine import builder
 from ppvilg.engine.parallel.layout import Axes
-from ppvilg.engine.plan import Cluster, Planner, count, layer_shapes, step_traffic, trace
+from ppvilg.engine.planning.cluster import Cluster, Planner
+from ppvilg.engine.planning.plan import count, layer_shapes, step_traffic, trace
 
 
 @pytest.fixture(scope="module")
 def recipe(make_recipe, tmp_path_factory):
-    return make_recipe(tmp_path_factory.mktemp("plan") / "out")
+    batches = [f"train.{stage}.batch_size=64" for stage in ("base", "experts")]
+    return make_recipe(tmp_path_factory.mktemp("plan") / "out", *batches)
 
 
 def test_shapes_are_those_of_the_real_layers(recipe):
@@ -79,13 +81,12 @@ def test_traffic_of_a_step(axes, groups, expected):
 
 def test_estimates_follow_axes(recipe):
     planner = Planner.of(recipe)
-    planner.batch = {"base": 64, "experts": 64}
     one = planner.estimate("base", Cluster(8), Axes(data=8))
     sharded = planner.estimate("base", Cluster(8), Axes(data=1, sharding=8))
     assert sharded.memory["optimizer"] == pytest.approx(one.memory["optimizer"] / 8)
     assert sharded.checkpoint == one.checkpoint == 16.0 * planner.trained("base")[0]
     groups = planner.estimate("experts", Cluster(24), Axes(data=8, expert=3))
-    assert groups.memory["optimizer"] == pytest.approx(12.0 * count(planner.shapes["unet"]))
+    assert groups.memory["optimizer"] == pytest.approx(8.0 * count(planner.shapes["unet"]))
     assert groups.samples_per_rank == 8 and groups.checkpoint == pytest.approx(16.0 * 3 * count(planner.shapes["unet"]))
     assert groups.seconds["between machines"] == 0.0 < groups.seconds["inside machines"]
     assert one.step_seconds == pytest.approx(sum(one.seconds.values()))

@@ -145,6 +145,6 @@ def assert_close(one, other, stage):
 def everything(output, stage) -> dict[str, np.ndarray]:
     from ppvilg.engine import CheckpointStore
 
-    store = CheckpointStore(output / "checkpoints" / stage, "")
+    store = CheckpointStore(output / "checkpoints" / stage)
     objects = store.load(store.folders()[-1].name)[1]
     return {f"{kind}/{name}": value for kind, arrays in objects.items() for name, value in arrays.items()}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_tiny import STAGES, differences, newest
+from engine_tiny import STAGES, differences, newest, write_pictures
 from omegaconf import OmegaConf
 
 from ppvilg.config import ConfigError
 from ppvilg.engine import CheckpointError, Run, Trainer
 from ppvilg.engine.checkpoint import hash_folder
+from ppvilg.engine.training.resuming import changes, settings_of
 
 
 class Stop(KeyboardInterrupt):
@@ -135,30 +136,48 @@ def copied(finished, tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize(
-    "override, stage",
-    [
-        ("seed=4", "vae"),
-        ("train.vae.beta2=0.9", "vae"),
-        ("train.base.caption_dropout=0.2", "base"),
-        ("knowledge.text.probability=0.4", "base"),
-        ("model.boundaries=[0,10,20,90]", "base"),
-        ("train.experts.ema_decay=0.5", "experts"),
-    ],
-)
-def test_checkpoints_of_another_recipe_are_refused(make_run, copied, override, stage):
-    before = hash_folder(copied / "checkpoints")
-    with pytest.raises(CheckpointError, match=f"checkpoints/{stage}/step_0000000.* was made by another recipe"):
-        make_run(copied, override).run()
+@pytest.mark.parametrize("override, stage", [("model.scheduler.prediction_type=epsilon", "base"),
+                                             ("model.boundaries=[0,10,20,90]", "base"),
+                                             ("model.unet.config.block_out_channels=[8,24]", "base"),
+                                             ("model.vae.config.latent_channels=8", "vae")])
+def test_checkpoints_of_another_model_are_refused(make_run, copied, override, stage):
+    before, recipe = hash_folder(copied / "checkpoints"), (copied / "recipe.yml").read_bytes()
+    unet = ["model.unet.config.in_channels=8", "model.unet.config.out_channels=8"] if stage == "vae" else []
+    with pytest.raises(CheckpointError, match=f"checkpoints/{stage}/step_0000000.*another model"):
+        make_run(copied, override, *unet).run()
     assert hash_folder(copied / "checkpoints") == before
+    assert (copied / "recipe.yml").read_bytes() == recipe and not list(copied.glob("recipe.*.yml"))
 
 
-def test_checkpoints_of_other_data_are_refused(make_recipe, copied, tmp_path):
-    from engine_tiny import write_pictures
+CHANGED = {"train.experts.accumulation": 2, "train.experts.ema_decay": 0.5, "train.experts.beta2": 0.9,
+           "train.experts.warmup_steps": 0, "train.experts.gradient_clip": 0.5, "knowledge.text.probability": 0.4,
+           "train.experts.caption_dropout": 0.2, "train.experts.weight_decay": 0.1, "seed": 4}
 
-    data = write_pictures(tmp_path / "other", 17)
-    with pytest.raises(CheckpointError, match="another recipe"):
-        Run(make_recipe(copied, f"data.train={data}")).run()
+
+def test_other_settings_and_more_data_go_on_and_are_logged(make_recipe, copied, tmp_path, caplog):
+    """Two more pictures, with a character that the vocabulary lacks; every change is named with both its values."""
+    data = write_pictures(tmp_path / "more", 18)
+    lines = (data / "annotations.jsonl").read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1]) | {"captions": {"zh": "紫色背景"}}
+    (data / "annotations.jsonl").write_text("\n".join([*lines[:-1], json.dumps(last)]), encoding="utf-8")
+    overrides = [f"{key}={value}" for key, value in CHANGED.items()]
+    before = (copied / "tokenizer" / "vocab.txt").read_bytes()
+    Run(make_recipe(copied, f"data.train={data}", *overrides, "train.experts.steps=9")).run()
+    assert newest(copied, "experts")["progress"]["next_step"] == 9
+    rows = [json.loads(line) for line in (copied / "logs" / "changes.jsonl").read_text().splitlines()]
+    (experts,) = [row for row in rows if row["stage"] == "experts"]
+    assert experts["checkpoint"] == "step_00000007"
+    for key, value in CHANGED.items():
+        assert experts["changes"][key][1] == value and f"{key}: " in caplog.text
+    assert {"data", "train.experts.steps"} <= experts["changes"].keys()
+    assert (copied / "tokenizer" / "vocab.txt").read_bytes() == before
+    assert "characters that are not in it" in caplog.text
+
+
+def test_strictly_nothing_that_changes_a_bit_may_change(make_run, copied):
+    make_run(copied, "resume.strict=true", "train.experts.log_every=1").run()
+    with pytest.raises(CheckpointError, match="resume.strict=true.*train.experts.beta2: 0.999 -> 0.9"):
+        make_run(copied, "resume.strict=true", "train.experts.beta2=0.9").run()
 
 
 FREE = ("train.experts.steps=9", "train.experts.log_every=1", "data.bad_sample_share=0.5", "recompute=true",
@@ -173,14 +192,11 @@ def test_what_does_not_change_a_step_may_change(make_run, copied):
     assert not list(copied.glob("recipe.*.yml")), "it is the same model's recipe"
 
 
-def test_what_changes_a_step_makes_another_recipe(make_recipe, tmp_path):
-    from ppvilg.engine.run import _defining
-
-    recipe = make_recipe(tmp_path / "out")
-    mixed = make_recipe(tmp_path / "out", "precision.level=O1")
-    assert _defining(mixed, "base") != _defining(recipe, "base"), "mixed precision changes what a step computes"
-    for override in ("knowledge.vision.min_score=0.4", "knowledge.vision.synonyms={cat: [猫]}"):
-        assert _defining(make_recipe(tmp_path / "out", override), "base") != _defining(recipe, "base"), override
+def test_what_changes_a_step_is_among_the_settings(make_recipe, tmp_path):
+    first = settings_of(make_recipe(tmp_path / "out"), "base")
+    for override in ("knowledge.vision.min_score=0.4", "knowledge.vision.synonyms={cat: [猫]}", "precision.level=O1"):
+        other = settings_of(make_recipe(tmp_path / "out", override), "base")
+        assert list(changes(first, other))[0].startswith(override.partition("=")[0].removesuffix(".level")), override
 
 
 def test_data_may_move(make_recipe, world, copied, tmp_path):
@@ -190,13 +206,10 @@ def test_data_may_move(make_recipe, world, copied, tmp_path):
     assert hash_folder(copied / "experts") == before
 
 
-@pytest.mark.parametrize("override", ["seed=4", "train.base.caption_dropout=0.2", "train.experts.ema_decay=0.5",
-                                      "model.vae.pretrained=nowhere"])
-def test_a_refused_recipe_leaves_that_of_the_checkpoints(make_run, copied, override):
-    """Also one that is refused late, when a stage before was found to be finished."""
+def test_a_recipe_that_cannot_run_leaves_that_of_the_checkpoints(make_run, copied):
     first = (copied / "recipe.yml").read_bytes()
-    with pytest.raises(Exception, match="another recipe|nowhere"):
-        make_run(copied, override).run()
+    with pytest.raises(ConfigError, match="nowhere"):
+        make_run(copied, "model.vae.pretrained=nowhere").run()
     assert (copied / "recipe.yml").read_bytes() == first and not list(copied.glob("recipe.*.yml"))
 
 
@@ -204,7 +217,7 @@ def test_the_recipe_of_another_model_is_kept_under_a_number(make_run, copied):
     first = (copied / "recipe.yml").read_text(encoding="utf-8")
     only_vae = [f"train.{stage}.{key}=0" for stage in ("base", "experts") for key in ("steps", "warmup_steps")]
     for seed in (4, 5):
-        shutil.rmtree(copied / "checkpoints")  # else it is refused
+        shutil.rmtree(copied / "checkpoints")  # else nothing is left to train
         make_run(copied, f"seed={seed}", *only_vae).run()
     assert (copied / "recipe.1.yml").read_text(encoding="utf-8") == first
     assert OmegaConf.load(copied / "recipe.2.yml").seed == 4
@@ -212,7 +225,7 @@ def test_the_recipe_of_another_model_is_kept_under_a_number(make_run, copied):
 
 
 def test_a_run_that_is_stopped_has_left_its_recipe(make_run, tmp_path, monkeypatch):
-    from ppvilg.engine.trainer import Trainer
+    from ppvilg.engine.training.trainer import Trainer
 
     def fail(self, batch, step):
         raise KeyboardInterrupt
@@ -231,6 +244,7 @@ def test_a_file_that_is_no_recipe_is_kept_too(make_run, copied):
 
 
 def test_a_vocabulary_of_other_data_is_made_again(make_run, copied):
+    shutil.rmtree(copied / "checkpoints")  # which were trained with it
     (copied / "tokenizer" / "made_of.json").write_text('{"data": "others", "files": {}}', encoding="utf-8")
     (copied / "tokenizer" / "vocab.txt").write_text("[PAD]\n[CLS]\n", encoding="utf-8")
     assert "色" in make_run(copied).prepare_denoising().conditioning.tokenizer.get_vocab()

@@ -10,7 +10,7 @@ import pytest
 
 from ppvilg.config import StageConfig
 from ppvilg.engine import learning_rate_at
-from ppvilg.engine.ema import ExponentialMovingAverage
+from ppvilg.engine.training.ema import ExponentialMovingAverage
 
 
 def rates(**settings) -> list[float]:
@@ -40,6 +40,35 @@ def test_cosine_is_flatter_than_linear_at_both_ends():
 
 def test_constant_stays_after_the_warm_up():
     assert rates(decay="constant", warmup_steps=2)[1:] == [1.0] * 24
+
+
+def test_networks_that_take_turns_count_their_own_steps():
+    """Twenty steps of two experts are ten of each, with the rates of a stage of ten."""
+    alone = rates(steps=10, warmup_steps=4)[:10]
+    config = StageConfig(steps=20, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=4)
+    for turn in range(2):
+        assert [learning_rate_at(step, config, turns=2) for step in range(turn, 20, 2)] == alone
+
+
+def test_averages_of_an_expert_are_those_of_one_trained_alone():
+    """Three take turns; what a step of another one does to the average is nothing."""
+    rng, turns = np.random.default_rng(2), 3
+    weights = {f"expert {k}": paddle.zeros([4]) for k in range(turns)} | {"shared": paddle.zeros([4])}
+    together = ExponentialMovingAverage(weights, 0.9, 2, turns=turns,
+                                        turn_of=lambda name: None if name == "shared" else int(name[-1]))
+    alone = {k: ExponentialMovingAverage({"w": weights[f"expert {k}"]}, 0.9, 2) for k in range(turns)}
+    everything = ExponentialMovingAverage({"w": weights["shared"]}, 0.9, 2)
+    for step in range(1, 32):
+        k, own = (step - 1) % turns, (step - 1) // turns + 1
+        for value in (weights[f"expert {k}"], weights["shared"]):
+            value.set_value(value + paddle.to_tensor(rng.standard_normal(4).astype(np.float32)))
+        together.update(step)
+        alone[k].update(own)
+        everything.update(step)
+    found = together.state_dict()
+    for k in range(turns):
+        assert found[f"expert {k}"].tobytes() == alone[k].state_dict()["w"].tobytes()
+    assert found["shared"].tobytes() == everything.state_dict()["w"].tobytes()
 
 
 def test_without_warm_up_it_starts_at_the_full_rate():

@@ -6,6 +6,7 @@ See sampling.py for drawing.
 from __future__ import annotations
 
 import gc
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,16 @@ from paddlenlp.transformers import ErnieConfig
 
 from ppvilg.config import STAGES, ConfigError, Recipe
 from ppvilg.data import BadSample, RecordSource
-from ppvilg.engine import builder, plan
+from ppvilg.engine import builder
 from ppvilg.engine.checks.settings import stock_settings, try_settings
 from ppvilg.engine.parallel import distributed
+from ppvilg.engine.planning import plan
+from ppvilg.engine.planning.memory import check_memory, device_limit
 from ppvilg.files import damage_of, digest_of, is_whole, read_json
 from ppvilg.models import MoDEUNet2DConditionModel, block_origins, uniform_boundaries
 from ppvilg.models.expert_files import expert_folder
 
+logger = logging.getLogger(__name__)
 _TRIED = 16  # samples of a data set that are looked at for a good one
 _passed: set[str] = set()  # digests of what this process has tried already
 
@@ -39,6 +43,22 @@ def rehearse_components(recipe: Recipe, start: Path | None = None, trained_vae: 
         try:
             _try_components(recipe, start, trained_vae)
         except (ConfigError, FileNotFoundError) as error:
+            told = str(error)
+    told = distributed.from_main(told)
+    if told:
+        raise ConfigError(told)
+
+
+def rehearse_memory(recipe: Recipe) -> None:
+    """Count what every stage takes of a rank's memory. ConfigError, on every rank, where one does not fit."""
+    told = ""
+    if distributed.is_main():
+        try:
+            counted = check_memory(recipe, distributed.world_size(), *device_limit(distributed.ranks_on_this_machine()))
+            for form, memory in counted:
+                logger.info("train.%s takes about %.1f GB of memory a rank (%s)", form.stage,
+                            sum(memory.values()) / 1e9, ", ".join(f"{k} {v / 1e9:.2f}" for k, v in memory.items()))
+        except ConfigError as error:
             told = str(error)
     told = distributed.from_main(told)
     if told:

@@ -145,6 +145,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def ranks_on_this_machine() -> int:
+    """How many ranks share this machine's memory."""
+    machines = [each.rpartition(":")[0] for each in os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")]
+    return max(1, machines.count(machines[rank()])) if len(machines) == world_size() else 1
+
+
 def is_main() -> bool:
     """True on the one rank that shows progress and finishes files."""
     return rank() == 0
@@ -204,6 +210,22 @@ def agree_in_world(flags: np.ndarray) -> np.ndarray:
         return flags
     _meet_before_gloo("world", world_size())
     return _maximum(flags, None)
+
+
+def experts_by_rank(mine: list[int], count: int) -> dict[int, int]:
+    """{expert: the first rank that has it} of a stage with `count` experts; every rank says which are its own."""
+    holders = agree_in_world(np.array([world_size() - rank() if expert in mine else 0 for expert in range(count)]))
+    return {expert: world_size() - int(holder) for expert, holder in enumerate(holders) if holder}
+
+
+@paddle.no_grad()
+def from_rank(value: paddle.Tensor, source: int) -> paddle.Tensor:
+    """A rank's tensor on every rank, in place."""
+    if world_size() > 1:
+        _meet_before_gloo("world", world_size())
+        with traffic.of("validation"):
+            dist.broadcast(value, src=source)
+    return value
 
 
 def _maximum(flags: np.ndarray, group) -> np.ndarray:

@@ -12,9 +12,10 @@ from ppvilg.config import Recipe
 from ppvilg.data import BadSample, Batch, BatchOrder, ImageTransform, RecordSource, SampleLoader, to_pixel_values
 from ppvilg.engine.monitor import log_bad_sample
 from ppvilg.engine.parallel import distributed
+from ppvilg.engine.stages.stage import Stage
 
 
-class AutoencoderStage:
+class AutoencoderStage(Stage):
     """Absolute plus squared error of the reconstruction, and a light pull of the posterior to N(0, I)."""
 
     name, number, groups = "vae", 0, ["all"]
@@ -98,8 +99,10 @@ class AutoencoderStage:
         return self.vae.decode(self.vae.encode(values).latent_dist.mode()).sample  # (N, 3, H, W)
 
     @paddle.no_grad()
-    def draw(self, step: int):
+    def sample(self, step: int):
         """Validation pictures above their reconstructions."""
+        if not distributed.is_main():
+            return None
         rows = [[], []]
         for bucket, pixels in self._validation_pictures(range(min(64, len(self.validation)))):
             if bucket == 0 and len(rows[0]) < 12:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from ppvilg.engine.checks.rehearsal import check_fit, factor_of
 from ppvilg.engine.monitor import log_bad_sample
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.stages.conditioning import Conditioning, Feeding, normal_noise, step_timesteps
-from ppvilg.engine.stages.samples import draw_prompts, save_pipeline
+from ppvilg.engine.stages.samples import draw_prompts, save_pipeline, whole_mixture
+from ppvilg.engine.stages.stage import Stage
 from ppvilg.models import expert_index, uniform_boundaries
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class DenoiserBatch:
         return None if array is None else paddle.to_tensor(array)
 
 
-class DenoiserStage:
+class DenoiserStage(Stage):
     """One shared denoiser ("base"), or the experts that it is split into ("experts").
 
     `base` is the pipeline folder that experts start from. `experts` are those of this rank's group, all if None; the
@@ -72,6 +74,7 @@ class DenoiserStage:
         self.boundaries = list(model.boundaries or uniform_boundaries(model.num_experts, timesteps))
         everyone = list(range(len(self.boundaries) - 1))
         self.experts = everyone if experts is None else list(experts)
+        self.turns, self.base = len(everyone) if name == "experts" else 1, base
         self._build_networks(base)
         self.sampler = TimestepSampler(timesteps, self.boundaries, self.config.weighting_scheme,
                                        self.config.logit_mean, self.config.logit_std)
@@ -101,15 +104,20 @@ class DenoiserStage:
         for network in self.networks.values():
             network.train() if training else network.eval()
 
-    def takes(self, step: int) -> bool:
-        """Whether this rank's group trains at a step: base always, the experts take turns."""
-        return self.kind == "base" or step % len(self.groups) in self.experts
+    def is_active_step(self, step: int) -> bool:
+        """Base: always; the experts take turns."""
+        return self.kind == "base" or step % self.turns in self.experts
+
+    def turn_of(self, parameter: str) -> int | None:
+        """The number of the expert that a parameter belongs to."""
+        owner = re.match(r"unet\.experts\.(\d+)\.", parameter)
+        return int(owner[1]) if owner and self.kind == "experts" else None
 
     def batches(self, first_step: int) -> Iterator[DenoiserBatch]:
         """The passes of the steps it takes; samples, noise and timesteps do not depend on ranks or passes."""
         share = distributed.rank_slice(self.config.batch_size)
         size = (share.stop - share.start) // self.config.accumulation
-        for step, loaded in self._loader().iterate_from(first_step, self.takes):
+        for step, loaded in self._loader().iterate_from(first_step, self.is_active_step):
             expert = step % len(self.groups) if self.kind == "experts" else None  # a step runs one expert in one piece
             drawn = step_timesteps(self.sampler, self.recipe.seed, self.number, step, self.config.batch_size, expert)
             start = share.start + loaded.number * size
@@ -196,16 +204,14 @@ class DenoiserStage:
                 "default_guidance_scale": self.recipe.sample.guidance_scale,
                 "default_eta": self.recipe.sample.eta}
 
-    def draw(self, step: int):
-        """Pictures of the recipe's fixed prompts."""
-        if not self.recipe.sample.prompts:
-            return None
-        if len(self.unet.loaded_experts) < self.unet.num_experts:
-            logger.info("no pictures are drawn: a picture needs all experts, and this rank has %s", self.experts)
+    def sample(self, step: int) -> np.ndarray | None:
+        """Pictures of the recipe's fixed prompts; blocks of experts that nobody trains are denoised by the base."""
+        if not self.recipe.sample.prompts or not (distributed.is_main() or distributed.layout().groups > 1):
             return None
         self._set_training(False)
         try:
-            return draw_prompts(self.components(), self.recipe.sample)
+            unet = whole_mixture(self.unet, self.base, distributed.experts_by_rank(self.experts, self.turns))
+            return draw_prompts(self.components() | {"unet": unet}, self.recipe.sample)
         finally:
             self._set_training(True)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import paddle
@@ -22,58 +20,16 @@ import paddle
 from ppvilg.config import ConfigError, DistributedConfig, StageConfig
 from ppvilg.engine import stopping
 from ppvilg.engine.checkpoint import BackgroundWriter, CheckpointError, CheckpointStore, replaced_folder
-from ppvilg.engine.ema import ExponentialMovingAverage
 from ppvilg.engine.monitor import Monitor
 from ppvilg.engine.parallel import distributed
-from ppvilg.engine.precision import Precision
-from ppvilg.models import use_matmul_bias_gradients
+from ppvilg.engine.stages.stage import Stage
+from ppvilg.engine.training import resuming
+from ppvilg.engine.training.losses import LossWindow
+from ppvilg.engine.training.precision import Precision
+from ppvilg.engine.training.schedule import learning_rate_at
+from ppvilg.engine.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
-_TERMS = 8  # named loss terms that a stage may have, "loss" included
-
-
-class Stage(Protocol):
-    """What the loop needs to know of a stage.
-
-    A stage whose ranks are cut into expert groups also has `takes(step)`, whether this rank's group trains at a step,
-    and `export_part(folder)`, which adds what the main rank does not have to the folder that it exports.
-    """
-
-    name: str
-    number: int  # separates the random streams of stages
-    config: StageConfig
-    folder: Path  # of the finished result
-    networks: dict[str, paddle.nn.Layer]  # trained, by name
-    groups: list[str]  # what losses are logged by, for example experts
-
-    def batches(self, first_step: int) -> Iterator:
-        """This rank's share of every step from one on, in `accumulation` passes, whose `indices` say which samples."""
-
-    def losses(self, batch, step: int) -> tuple[dict[str, paddle.Tensor], np.ndarray]:
-        """Named terms (N,) of a pass, their sum being minimised but for "plain", and groups (N,) int."""
-
-    def undecayed(self) -> set:
-        """Names (network.parameter) of parameters without weight decay."""
-
-    def validate(self) -> dict[str, float]:
-        """Scalars on validation data, the same on every rank; lower "loss" is better."""
-
-    def draw(self, step: int):
-        """A picture (H, W, 3) uint8 that shows progress, or None."""
-
-    def export(self, folder: Path) -> None:
-        """Write the finished networks into an empty folder; the averaged weights are in place. Main rank only."""
-
-
-def learning_rate_at(step: int, config: StageConfig) -> float:
-    """Learning rate of the optimizer step number `step`, counted from 0: linear warm-up, then decay to the end."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.decay == "constant":
-        return config.learning_rate
-    progress = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
-    share = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.decay == "cosine" else 1.0 - progress
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
 
 
 def check_shares(stage: str, config: StageConfig) -> None:
@@ -94,24 +50,14 @@ class Trainer:
         self.config, self.settings = stage.config, settings or DistributedConfig()
         self.precision, self.writer, self.accepted = precision or Precision(), BackgroundWriter(), accepted
         check_shares(stage.name, self.config)
-        if paddle.get_device() == "cpu":
-            for network in stage.networks.values():
-                use_matmul_bias_gradients(network)
-        self.parameters = {f"{name}.{key}": parameter for name, network in stage.networks.items()
-                           for key, parameter in network.named_parameters() if not parameter.stop_gradient}
-        self._build_optimizer()
-        self._start_averages()
+        distributed.share_initial_weights(stage.networks.values())
+        self.state = TrainingState(stage, self.settings, self.precision)
+        self.parameters, self.optimizer = self.state.parameters, self.state.optimizer
+        self.window = LossWindow(stage.groups)
+        self.checks_every_step = paddle.get_device() == "cpu"  # a GPU would have to be waited for
         self.sample_order = ""  # hash over the samples of every step so far
-        self.stop_agreed, self.saved, self.terms, self.steps_taken = False, None, [], 0
+        self.stop_agreed, self.saved, self.steps_taken = False, None, 0
         self.waited = 0.0  # seconds for data in the current step
-
-    def _start_averages(self) -> None:
-        """Averages of what this rank keeps the optimizer's state of."""
-        self.ema = ExponentialMovingAverage(self.owned, self.config.ema_decay, self.config.ema_every, self._exact)
-
-    def _exact(self, parameter: paddle.Tensor) -> paddle.Tensor:
-        """The float32 master copy of a parameter, or itself where it is float32."""
-        return self.inner_optimizer._master_weights.get(parameter.name, parameter)
 
     def run_loop(self) -> None:
         """Train to the last step, then export.
@@ -133,27 +79,20 @@ class Trainer:
         """The result of the averaged weights, unless it is there already; each expert group adds its own experts."""
         folder, main = self.stage.folder, distributed.is_main()
         if not distributed.from_main("current" if main and self.store.export_is_current(folder) else ""):
-            self._swap_averages()
-            if main:
-                with replaced_folder(folder) as partial_folder:
-                    self.stage.export(partial_folder)
+            with self.state.averaged(wide=True):
+                if main:
+                    with replaced_folder(folder) as partial_folder:
+                        self.stage.export(partial_folder)
+                        distributed.barrier()
+                        distributed.barrier()
+                    self.store.note_export(folder)
+                else:
                     distributed.barrier()
+                    if distributed.layout().groups > 1 and distributed.share() == 0:
+                        self.stage.export_part(folder.parent / f".{folder.name}.partial")
                     distributed.barrier()
-                self.store.note_export(folder)
-            else:
-                distributed.barrier()
-                if distributed.layout().groups > 1 and distributed.share() == 0:
-                    self.stage.export_part(folder.parent / f".{folder.name}.partial")
-                distributed.barrier()
-            self._swap_averages()
         logger.info("stage %s is finished: %s", self.stage.name, folder)
         distributed.barrier()
-
-    def _swap_averages(self) -> None:
-        """Exchange weights and averages on every rank of a group."""
-        self.ema.swap()
-        with distributed.traffic.of("validation"):
-            distributed.share_owned_weights(list(self.parameters.values()), self.optimizer)
 
     def _train(self, first_step: int) -> None:
         config, stage = self.config, self.stage
@@ -183,16 +122,15 @@ class Trainer:
         config = self.config
         if first_step == 0:
             self.validate(0)
-        self._reset_window()
-        batches, takes = self.stage.batches(first_step), getattr(self.stage, "takes", lambda step: True)
+        self.window.reset()
+        batches = self.stage.batches(first_step)
         for step in range(first_step, config.steps):
-            if takes(step):
+            if self.stage.is_active_step(step):
                 started, self.waited = time.perf_counter(), 0.0
                 samples = self.run_step(batches, step)
                 self.steps_taken += 1
                 self.monitor.step(self.waited, samples, time.perf_counter() - started)
             else:  # another expert group's step, or that of an expert which is not trained here
-                self.ema.update(step + 1)
                 self.monitor.step()
             self._after_step(step + 1)
         self._finish_write()
@@ -210,7 +148,7 @@ class Trainer:
             self.validate(done)
         if last or (config.sample_every and done % config.sample_every == 0):
             self._finish_write()
-            self.draw(done)
+            self.sample(done)
         if self._must_stop(done):
             self._stop(done)
 
@@ -224,6 +162,7 @@ class Trainer:
         return bool(distributed.agree_in_world(np.array([stopping.requested()]))[0])
 
     def _stop(self, done: int) -> None:
+        stopping.take_time()
         if self.saved != done:
             self.save(done)
         self._finish_write()
@@ -236,18 +175,35 @@ class Trainer:
         indices = self.forward_backward(passes, step)
         self._agree()
         distributed.average_gradients(list(self.parameters.values()), self.optimizer)
-        norm = self._clip_gradients(step)
-        self.window["gradient_norm"].append(norm)
-        self.optimizer.set_lr(learning_rate_at(step, self.config))
-        if math.isfinite(norm):  # else float16 has overflowed, and the next steps use a lower scale
+        norm = self._clip_gradients()
+        self.window.add_norm(norm)
+        self.optimizer.set_lr(learning_rate_at(step, self.config, self.stage.turns))
+        if self._may_step(norm, step):
             with distributed.traffic.of("weights"):
                 self.optimizer.step()
-        self.precision.update(math.isfinite(norm))
         # None rather than zero: an expert that did not run must not be decayed or moved by its momentum
         self.optimizer.clear_grad(set_to_zero=False)
-        self.ema.update(step + 1)
+        self.state.ema.update(step + 1)
         self.sample_order = hashlib.sha256(f"{self.sample_order} {step} {indices}".encode()).hexdigest()
         return len(indices)
+
+    def _may_step(self, norm: paddle.Tensor, step: int) -> bool:
+        """Whether gradients may reach the weights; float16 skips a step that overflowed, and lowers its scale."""
+        if self.precision.scaler is not None:
+            finite = bool(paddle.isfinite(norm))
+            try:
+                self.precision.update(finite)
+            except FloatingPointError as error:
+                raise self._not_finite("the gradient", step) from error
+            return finite
+        if self.checks_every_step:
+            self._check_numbers(step)
+        return True
+
+    def _check_numbers(self, step: int) -> None:
+        """Raise FloatingPointError where a loss or a gradient since the last log was no number."""
+        if self.precision.scaler is None and (wrong := self.window.not_finite()):
+            raise self._not_finite(wrong, step)
 
     @paddle.no_grad()
     def _agree(self) -> None:
@@ -271,7 +227,8 @@ class Trainer:
             self.precision.scale(mean).backward()
             # ranks talk once all passes are done, with sharding stage 2 during every one
             distributed.finish_pass(self.optimizer, last=number == count - 1)
-            self._note_losses({"loss": loss, **terms}, groups, step)
+            self.precision.gather(self.parameters.values(), last=number == count - 1)
+            self.window.add({"loss": loss, **terms}, groups)
             indices += batch.indices.tolist()
         return indices
 
@@ -281,87 +238,60 @@ class Trainer:
         self.waited += time.perf_counter() - started
         return batch
 
-    def _note_losses(self, terms: dict[str, paddle.Tensor], groups: np.ndarray, step: int) -> None:
-        for name, term in terms.items():
-            values = term.detach().astype("float32").numpy().astype(np.float64)  # (N,)
-            if not np.isfinite(values).all():
-                raise self._not_finite(f"loss term {name!r}", step)
-            sums = self.window["sums"].setdefault(name, np.zeros((2, len(self.stage.groups))))
-            np.add.at(sums[0], groups, values)
-            np.add.at(sums[1], groups, 1.0)
-
     def _not_finite(self, what: str, step: int) -> FloatingPointError:
         return FloatingPointError(f"{self.stage.name}: {what} is not finite at step {step}; the last checkpoint is in "
                                   f"{self.store.root}. Lower the learning rate or clip harder")
 
     @paddle.no_grad()
-    def _clip_gradients(self, step: int) -> float:
+    def _clip_gradients(self) -> paddle.Tensor:
         """Scale gradients to the global norm limit; gives the norm before, over the ranks that hold a shard each."""
-        self.precision.unscale(self.inner_optimizer)
-        gradients = [p.grad for p in self.owned.values() if p.grad is not None]
+        self.precision.unscale(self.state.inner_optimizer)
+        gradients = self.state.gradients()
         squares = [g.astype("float32").square().sum() for g in gradients] or [paddle.zeros([])]
-        norm = float(distributed.sum_over_shards(paddle.add_n(squares)).sqrt())
-        if not math.isfinite(norm) and self.precision.scaler is None:  # before it reaches weights and checkpoints
-            raise self._not_finite("the gradient", step)
-        if self.config.gradient_clip and norm > self.config.gradient_clip:
+        norm = distributed.sum_over_shards(paddle.add_n(squares)).sqrt()
+        if self.config.gradient_clip:
+            scale = (self.config.gradient_clip / norm).clip(max=1.0)
             for gradient in gradients:
-                gradient.scale_(self.config.gradient_clip / norm)
+                gradient.multiply_(scale.astype(gradient.dtype))
         return norm
 
     def log_step(self, done: int) -> None:
         """Means over ranks and over the steps since the last log: loss terms, also per group."""
-        norms, scalars = self.window["gradient_norm"], {"learning_rate": self.optimizer.get_lr()}
-        if norms:
-            scalars["gradient_norm"] = float(np.mean(norms))
-        self.terms = names = sorted(self.window["sums"]) or self.terms
-        table = np.zeros((_TERMS, 2, len(self.stage.groups)))  # groups without a step in the window send zeros
-        for row, name in enumerate(names):
-            table[row] = self.window["sums"].get(name, 0.0)
-        table = distributed.mean_over_ranks(table.reshape(-1)).reshape(table.shape)
-        for name, (sums, counts) in zip(names, table):
-            if counts.any():
-                scalars[name] = float(sums.sum() / counts.sum())
-            if len(counts) > 1:
-                scalars.update({f"{name}/{group}": float(s / c)
-                                for group, s, c in zip(self.stage.groups, sums, counts) if c})
-        self.monitor.log(done, scalars)
-        self._reset_window()
-
-    def _reset_window(self) -> None:
-        self.window = {"sums": {}, "gradient_norm": []}
+        self._check_numbers(done - 1)
+        self.monitor.log(done, {"learning_rate": self.optimizer.get_lr(), **self.window.scalars()})
+        self.window.reset()
 
     def validate(self, done: int) -> None:
-        """Validation scalars of the averaged weights."""
-        self._swap_averages()
-        scalars = self.stage.validate()
-        self._swap_averages()
+        """Validation scalars of the averaged weights, computed as in training."""
+        with self.state.averaged(), self.precision.autocast():
+            scalars = self.stage.validate()
         self.monitor.record(done, {f"validation/{name}": value for name, value in scalars.items()})
 
-    def draw(self, done: int) -> None:
+    def sample(self, done: int) -> None:
         """Pictures of the fixed prompts with the averaged weights, into VisualDL and the log folder.
 
         Where that fails the log says why, and training goes on: what is learnt does not depend on it.
         """
-        self._swap_averages()
-        try:
-            picture = self.stage.draw(done) if distributed.is_main() else None
-            if picture is not None:
-                self.monitor.image(done, "samples", picture)
-        except Exception as error:
-            logger.warning("stage %s: no pictures at step %d (%s: %s); training goes on", self.stage.name, done,
-                           type(error).__name__, error, exc_info=True)
-        self._swap_averages()
-        distributed.barrier()
+        with self.state.averaged(wide=True):
+            try:
+                picture = self.stage.sample(done)
+                if picture is not None:
+                    self.monitor.image(done, "samples", picture)
+            except Exception as error:
+                logger.warning("stage %s: no pictures at step %d (%s: %s); training goes on", self.stage.name, done,
+                               type(error).__name__, error, exc_info=True)
+            distributed.barrier()
 
     def save(self, done: int) -> None:
         """Checkpoint: copy the state and write it beside the next steps; the write before must be done by now."""
+        self._check_numbers(done - 1)
         self._finish_write()
         place, self.saved = distributed.layout(), done
         if place.writer is None:
             return
         progress = {"stage": self.stage.name, "seed": self.seed, "next_step": done, "sample_order": self.sample_order,
                     "numpy": np.__version__, "paddle": paddle.__version__}
-        self.writer.start(partial(self.store.save, done, self.state(), progress, place.writer, place.writers,
+        self.writer.start(partial(self.store.save, done, self.state.state_dict(), progress, place.writer, place.writers,
                                   self.writer.cancelled))
 
     def _finish_write(self) -> None:
@@ -384,25 +314,19 @@ class Trainer:
             self.writer.cancelled.set()
             raise failure or CheckpointError("another rank could not write its part of the checkpoint; see its message")
 
-    def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """Copy of everything that the next step depends on, by object and name; of a shard, what this rank owns."""
-        state = {"net": {name: self._exact(p).numpy() for name, p in self.owned.items()},
-                 "optimizer": self._optimizer_state(), "ema": self.ema.state_dict()}
-        if distributed.is_main() and self.precision.scaler is not None:
-            state["grad_scaler"] = self.precision.state_dict()
-        return state
-
     def resume(self) -> int:
         """Load the newest whole checkpoint; gives the step to go on with."""
-        distributed.share_initial_weights(self.stage.networks.values())
-        self._start_averages()
         name = ""
         if distributed.is_main():
             self.store.clear_partial()
             name = self.store.newest()
+            if name:
+                changed = self.store.changes(name)
+                resuming.note_changes(self.log_folder / "changes.jsonl", self.stage.name, name, changed)
         step = self._load(distributed.from_main(name))
         distributed.barrier()
-        if distributed.mean_over_ranks(np.array([float(step)]))[0] != np.float32(step):
+        most, least = distributed.agree_in_world(np.array([step, -step]))
+        if most != -least:
             raise CheckpointError(f"rank {distributed.rank()} would go on from step {step} in {self.store.root} and "
                                   f"another rank from elsewhere: the output must be on storage that all ranks share")
         return step
@@ -411,49 +335,19 @@ class Trainer:
         """Take over what this rank needs of a checkpoint, whatever ranks and axes it was written on."""
         if not checkpoint:
             return 0
-        needed = {"net": self.parameters, "ema": self.owned, "optimizer": self._accumulators()}
+        needed = self.state.needed()
         manifest, objects = self.store.load(checkpoint, lambda kind, key: key in needed.get(kind, (key,)))
-        for kind, names in needed.items():
-            lacking = sorted(names.keys() - objects.get(kind, {}).keys())
+        for kind, tensors in needed.items():
+            found = objects.get(kind, {})
+            lacking = sorted(tensors.keys() - found.keys())
             if lacking:
                 raise CheckpointError(f"{self.store.root / checkpoint}: {kind} lacks {lacking[0]} ({len(lacking)} of "
-                                      f"{len(names)} are missing); it is the checkpoint of another model")
-        for name, parameter in self.parameters.items():
-            weights = paddle.to_tensor(objects["net"][name])
-            parameter.set_value(weights.astype(parameter.dtype))
-            if self._exact(parameter) is not parameter:
-                self._exact(parameter).set_value(weights)
-        self.ema.load_state_dict(objects["ema"])
-        for key, accumulator in self._accumulators().items():
-            accumulator.set_value(paddle.to_tensor(objects["optimizer"][key]))
-        self.precision.load_state_dict(objects.get("grad_scaler", {}))
+                                      f"{len(tensors)} are missing); it is the checkpoint of another model")
+            for key, tensor in tensors.items():
+                if list(found[key].shape) != list(tensor.shape):
+                    raise CheckpointError(f"{self.store.root / checkpoint}: {kind} {key} has shape "
+                                          f"{list(found[key].shape)}, the recipe's is {list(tensor.shape)}; it is the "
+                                          "checkpoint of another model")
+        self.state.load_state_dict(objects)
         self.sample_order = manifest["progress"].get("sample_order", "")
         return manifest["progress"]["next_step"]
-
-    def _build_optimizer(self) -> None:
-        """AdamW, inside Fleet's sharding where there is that axis; `owned` are the parameters whose state is here."""
-        config, undecayed = self.config, self.stage.undecayed()
-        names = {p.name for key, p in self.parameters.items() if key not in undecayed}
-        optimizer = paddle.optimizer.AdamW(
-            learning_rate=config.learning_rate, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon,
-            weight_decay=config.weight_decay, parameters=list(self.parameters.values()),
-            apply_decay_param_fun=names.__contains__)
-        self.precision.prepare(list(self.stage.networks.values()), optimizer)
-        self.inner_optimizer = optimizer
-        self.optimizer = distributed.sharded_optimizer(optimizer, self.settings)
-        mine = {p.name for p in optimizer._parameter_list}
-        self.owned = {name: p for name, p in self.parameters.items() if p.name in mine}
-        # All moments now: Paddle makes them at a parameter's first step, so that after a resume the moments of experts
-        # which have not had their turn yet would be missing from the next checkpoint
-        optimizer._create_accumulators(paddle.static.default_main_program().global_block(),
-                                       list(self.owned.values()))
-
-    def _accumulators(self) -> dict[str, paddle.Tensor]:
-        """The optimizer's state under our parameter names: Paddle's own count up with every layer ever made."""
-        ours = {p.name: key for key, p in self.owned.items()}
-        return {f"{accumulator}/{ours[internal]}": value
-                for accumulator, by_parameter in self.inner_optimizer._accumulators.items()
-                for internal, value in by_parameter.items()}
-
-    def _optimizer_state(self) -> dict[str, np.ndarray]:
-        return {key: value.numpy() for key, value in self._accumulators().items()}

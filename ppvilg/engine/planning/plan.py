@@ -1,15 +1,15 @@
-"""What a recipe takes before it is started: shapes without memory, work, memory, traffic and time per step.
+"""What networks take before they are there: shapes without memory, work of a sample, traffic of a step.
 
 Layers are built under Paddle's LazyGuard (parameters have shapes and no memory) and traced in a static program, whose
-operators say their shapes. The rest is arithmetic with stated assumptions (`Cluster`), checked against ranks that
-really run by tests/benchmarks/plan.py.
+operators say their shapes. See memory.py for a rank's memory, and cluster.py for the time on many machines.
 """
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import paddle
 from paddlenlp.transformers import ErnieConfig, ErnieModel
@@ -19,10 +19,13 @@ from ppdiffusers import AutoencoderKL, UNet2DConditionModel
 from ppvilg.config import Recipe
 from ppvilg.engine.builder import plain
 from ppvilg.engine.parallel.layout import Axes
+from ppvilg.files import digest_of, read_json
 from ppvilg.models import PatchAutoencoderKL
+from ppvilg.models.expert_files import stock_config
 
 VOCABULARY = 40_000  # rows of ERNIE 3.0's embedding, where the recipe names a published tokenizer
 _BLOCKS = ("ResnetBlock2D", "Transformer2DModel")  # what gradient checkpointing computes again
+_traced: dict[str, Work] = {}  # by what decides it: a run asks several times
 _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze", "data", "parameter", "full", "full_int_array", "split", "shape",
           "shape64", "slice", "combine", "cast", "expand", "arange", "constant", "assign")  # no memory worth counting
 
@@ -33,13 +36,23 @@ _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze", "data", "parameter", "fu
 PARTS = ("unet", "text_encoder", "vae")
 
 
+def part_settings(recipe: Recipe, part: str) -> dict:
+    """The settings of a part's class: the recipe's, or those beside published weights in a folder."""
+    given = plain(recipe.model[part].config)
+    folder = Path(recipe.model[part].pretrained or "")
+    if given or not (folder / "config.json").is_file():
+        return given
+    settings = read_json(folder / "config.json")
+    return stock_config(settings) if part == "unet" else {k: v for k, v in settings.items() if not k.startswith("_")}
+
+
 def build_part(recipe: Recipe, part: str, settings: dict | None = None) -> paddle.nn.Layer:
     """A part's real layers without weights: one denoiser, the text encoder or the autoencoder.
 
     Call it under `paddle.LazyGuard` or in a static program, which allocate nothing. Where the recipe takes published
     weights, its `config` must say their sizes all the same. settings: instead of the recipe's config of this part.
     """
-    settings = plain(recipe.model[part].config) if settings is None else settings
+    settings = part_settings(recipe, part) if settings is None else settings
     if part == "unet":
         return UNet2DConditionModel(**settings)
     if part == "vae":
@@ -81,11 +94,13 @@ class Work:
 
     kept: outputs of all operators but views and attention probabilities (fused attention keeps none).
     kept_with_recompute: those outside of the blocks that are computed again, the blocks' outputs, and one block's own.
+    largest: what a forward pass alone has at once in its widest place: input, output and a norm's copy.
     """
 
     flops: float = 0.0
     kept: float = 0.0
     kept_with_recompute: float = 0.0
+    largest: float = 0.0
 
 
 @contextlib.contextmanager
@@ -109,7 +124,14 @@ def trace_part(recipe: Recipe, part: str, width: int, height: int, settings: dic
 
     The autoencoder's decoder is built and traced too, but not counted: training a denoiser only encodes.
     """
-    settings = plain(recipe.model[part].config) if settings is None else settings
+    settings = part_settings(recipe, part) if settings is None else settings
+    key = digest_of([part, settings, width, height, plain(recipe.model.vae), recipe.model.tokenizer.max_length])
+    if key not in _traced:
+        _traced[key] = _trace_part(recipe, part, width, height, settings)
+    return _traced[key]
+
+
+def _trace_part(recipe: Recipe, part: str, width: int, height: int, settings: dict) -> Work:
     with _static_program() as program:
         layer = build_part(recipe, part, settings)
         marks = _watch_blocks(layer, program)
@@ -152,7 +174,7 @@ def _sum_up(operators, marks: list[tuple[int, int]]) -> Work:
     outputs = sum(next((k for k in reversed(kept[first:last]) if k), 0.0) for first, last in marks)
     total = float(sum(kept))
     return Work(sum(_flops(operator) for operator in operators), total,
-                total - sum(inside) + outputs + max(inside, default=0.0))
+                total - sum(inside) + outputs + max(inside, default=0.0), 3.0 * max(kept, default=0.0))
 
 
 def _shape(value) -> tuple[int, ...] | None:
@@ -217,8 +239,10 @@ def broadcast_share(n: int) -> float:
 
 
 def step_traffic(elements: int, tensors: int, axes: Axes, expert_groups: bool, element_bytes: int = 4,
-                 find_unused: bool = True) -> list[Sent]:
+                 find_unused: bool = True, weight_bytes: int | None = None) -> list[Sent]:
     """What one optimizer step sends, for `elements` trained parameters in `tensors` tensors that all have gradients.
+
+    Gradients travel in `element_bytes` each, weights in `weight_bytes` (as many, if None).
 
     Between expert groups nothing is sent; `axes` are the recipe's, of which a stage without groups uses all as data.
     """
@@ -230,7 +254,8 @@ def step_traffic(elements: int, tensors: int, axes: Axes, expert_groups: bool, e
     if sharding > 1:
         sent.append(Sent("gradients", "sharding", sharding, size, size * reduce_share(sharding)))
         sent.append(_all_reduce("agreement", "sharding", sharding, 4.0))
-        sent.append(Sent("weights", "sharding", sharding, size, size * broadcast_share(sharding)))
+        weights = float(elements * (weight_bytes or element_bytes))
+        sent.append(Sent("weights", "sharding", sharding, weights, weights * broadcast_share(sharding)))
     if data > 1:
         sent.append(_all_reduce("gradients", "data", data, size / sharding))
     return sent
@@ -238,114 +263,3 @@ def step_traffic(elements: int, tensors: int, axes: Axes, expert_groups: bool, e
 
 def _all_reduce(kind: str, group: str, n: int, size: float) -> Sent:
     return Sent(kind, group, n, size, size * ring_all_reduce(n))
-
-
-# ---- memory and time
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Assumptions about machines: A100 80 GB, eight to a machine, one 200 Gbit/s adapter each; no overlap assumed."""
-
-    gpus: int
-    gpus_per_machine: int = 8
-    memory: float = 80e9  # bytes
-    flops: float = 312e12  # bf16, peak
-    utilisation: float = 0.4  # of the peak
-    inside: float = 250e9  # bytes/s a GPU sends to the others of its machine
-    between: float = 25e9  # bytes/s a GPU sends to another machine
-    context: float = 3e9  # bytes: CUDA context, kernels, communication buffers, fragmentation
-
-
-@dataclass
-class Estimate:
-    """One stage on one cluster. memory: bytes per rank by what they are for; seconds: of a step, by what they go to."""
-
-    stage: str
-    cluster: Cluster
-    axes: Axes
-    samples_per_rank: int
-    samples_per_pass: int
-    memory: dict[str, float] = field(default_factory=dict)
-    traffic: list[Sent] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    checkpoint: float = 0.0
-
-    @property
-    def step_seconds(self) -> float:
-        """Expected time of a step, computation and communication one after the other."""
-        return sum(self.seconds.values())
-
-
-@dataclass
-class Planner:
-    """Estimates for a recipe; shapes and work are found once."""
-
-    shapes: dict[str, dict[str, tuple[int, ...]]]
-    work: dict[str, Work]
-    batch: dict[str, int]  # by stage
-    trains_text_encoder: dict[str, bool]
-    recompute: bool
-    num_experts: int
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Planner:
-        """Build and trace the recipe's layers at its first shape."""
-        width, height = recipe.data.shapes[0]
-        stages = ("base", "experts")
-        return cls(layer_shapes(recipe), trace(recipe, width, height),
-                   {stage: recipe.train[stage].batch_size for stage in stages},
-                   {stage: recipe.train[stage].train_text_encoder for stage in stages}, recipe.recompute,
-                   recipe.model.num_experts)
-
-    def trained(self, stage: str) -> tuple[int, int]:
-        """(elements, tensors) that get gradients in a step: one denoiser, and the text encoder where it is trained."""
-        parts = ["unet", "text_encoder"] if self.trains_text_encoder[stage] else ["unet"]
-        return sum(count(self.shapes[part]) for part in parts), sum(len(self.shapes[part]) for part in parts)
-
-    def estimate(self, stage: str, cluster: Cluster, axes: Axes, experts: int | None = None) -> Estimate:
-        """Memory, traffic and time; `experts` are trained in all (those of a one-expert job: 1)."""
-        groups = axes.expert if stage == "experts" else 1
-        share = self.batch[stage] // (axes.world // groups)
-        held = 1 if stage == "base" else -(-(experts or self.num_experts) // groups)  # denoisers in a rank's memory
-        memory = self._states(stage, held, axes.sharding)
-        per_sample = self._activations(stage)
-        left = cluster.memory - cluster.context - sum(memory.values())
-        sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if share % size == 0 and size * per_sample <= left]
-        passes = max(sizes, default=1)
-        memory |= {"activations": passes * per_sample, "context": cluster.context}
-        elements, tensors = self.trained(stage)
-        traffic = step_traffic(elements, tensors, axes, stage == "experts", 2)
-        seconds = {"computation": share * self._operations(stage) / (cluster.flops * cluster.utilisation)}
-        seconds |= self._communication(traffic, cluster, axes)
-        elements += (held * groups - 1) * count(self.shapes["unet"])
-        return Estimate(stage, cluster, axes, share, passes, memory, traffic, seconds, 16.0 * elements)
-
-    def _states(self, stage: str, held: int, sharding: int) -> dict[str, float]:
-        """Bytes of weights and what belongs to them: bf16 weights and gradients, float32 master, moments, average."""
-        unet, text = count(self.shapes["unet"]), count(self.shapes["text_encoder"])
-        trained = held * unet + (text if self.trains_text_encoder[stage] else 0)
-        frozen = count(self.shapes["vae"]) + (0 if self.trains_text_encoder[stage] else text)
-        gradients = unet + (text if self.trains_text_encoder[stage] else 0)  # of the expert that runs
-        return {"weights": 2.0 * (trained + frozen), "gradients": 2.0 * gradients,
-                "optimizer": 12.0 * trained / sharding, "average": 4.0 * trained / sharding}
-
-    def _activations(self, stage: str) -> float:
-        """Bytes kept for the backward pass per sample of a pass, in bf16."""
-        unet = self.work["unet"].kept_with_recompute if self.recompute else self.work["unet"].kept
-        return 2.0 * (unet + (self.work["text_encoder"].kept if self.trains_text_encoder[stage] else 0.0))
-
-    def _operations(self, stage: str) -> float:
-        """Per sample: forward, twice that backward, once more for recompute; the frozen parts forward only."""
-        text = self.work["text_encoder"].flops * (3 if self.trains_text_encoder[stage] else 1)
-        return self.work["unet"].flops * (4 if self.recompute else 3) + text + self.work["vae"].flops
-
-    @staticmethod
-    def _communication(traffic: list[Sent], cluster: Cluster, axes: Axes) -> dict[str, float]:
-        """Seconds by link: groups that fit a machine stay in it, for sharding is the innermost axis."""
-        seconds = {"inside machines": 0.0, "between machines": 0.0}
-        for sent in traffic:
-            inside = sent.n * (axes.sharding if sent.group == "data" else 1) <= cluster.gpus_per_machine
-            speed = cluster.inside if inside else cluster.between
-            seconds["inside machines" if inside else "between machines"] += sent.wire / speed
-        return seconds

@@ -1,0 +1,1 @@
+"""The loop of every stage and what it changes: weights, optimizer, averages, loss scale."""
