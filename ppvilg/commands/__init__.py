@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": Command("ppvilg.commands.evaluate", "measure a model by a recipe"),
     "export": Command("ppvilg.commands.export", "export a model as static graphs, proven against the model"),
     "prove": Command("ppvilg.commands.prove", "prove a bundle on this machine, and time its back ends"),
+    "check": Command("ppvilg.commands.check", "try what this machine can do, for a bug report"),
     "serve": Command("ppvilg.commands.serve", "serve a model: a page and an API"),
 }
 
