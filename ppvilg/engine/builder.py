@@ -60,9 +60,12 @@ def _open_source(key: str, place: str, annotations: str | None = None) -> Record
 
 
 def build_transform(recipe: Recipe) -> ImageTransform:
-    """Pictures of any size -> the recipe's shapes."""
+    """Pictures of any size -> the recipe's shapes. ConfigError where these cannot be drawn."""
     shapes = [tuple(shape) for shape in recipe.data.shapes]
-    return ImageTransform(shapes, recipe.data.crop, recipe.data.horizontal_flip)
+    try:
+        return ImageTransform(shapes, recipe.data.crop, recipe.data.horizontal_flip)
+    except ValueError as error:
+        raise ConfigError(f"data.shapes={[list(shape) for shape in shapes]}: {error}") from error
 
 
 def build_tokenizer_for(recipe: Recipe, captions: Callable[[], Iterable[str]], data_hash: str, folder: Path,

@@ -86,7 +86,7 @@ def _judged(rng: random.Random, folder: Path, schema: type, content: dict, read:
     except (ValueError, OSError) as error:
         text = str(error)
         _one_sentence(error)
-        named = [str(folder), *(f"-o {each}" for each in overrides), *(repr(each) for each in overrides), *keys]
+        named = [str(folder), *(f"-o {each}"[:100] for each in overrides), *map(repr, overrides), *keys]
         assert any(name in text for name in named), f"nothing is named in {text!r}"
         return None
     changed = {key.partition("=")[0].strip() for key in overrides}
