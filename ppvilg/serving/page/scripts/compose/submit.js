@@ -4,7 +4,7 @@ import { ApiError, draw, queue, randomKey } from "../base/api.js";
 import { byId, h, showError } from "../base/dom.js";
 import { duration, onLanguage, t } from "../base/i18n.js";
 import { icon } from "../base/icons.js";
-import { get, on } from "../base/state.js";
+import { get, isFinal, on } from "../base/state.js";
 import { wordsOfPrompt } from "./knowledge.js";
 import { asRequest, current, onSettings } from "./settings.js";
 
@@ -99,6 +99,7 @@ export function startSubmit(show) {
   });
   on("model", label);
   on("online", label);
+  on("job", (job) => job && isFinal(job) && askQueue());
   onLanguage(label);
   label();
   askQueue();
