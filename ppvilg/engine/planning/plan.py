@@ -26,6 +26,7 @@ from ppvilg.models.expert_files import stock_config
 VOCABULARY = 40_000  # rows of ERNIE 3.0's embedding, where the recipe names a published tokenizer
 _BLOCKS = ("ResnetBlock2D", "Transformer2DModel")  # what gradient checkpointing computes again
 _traced: dict[str, Work] = {}  # by what decides it: a run asks several times
+_shapes_of: dict[str, dict[str, tuple[int, ...]]] = {}  # by part and settings
 _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze", "data", "parameter", "full", "full_int_array", "split", "shape",
           "shape64", "slice", "combine", "cast", "expand", "arange", "constant", "assign")  # no memory worth counting
 
@@ -71,13 +72,19 @@ def _with_vae_defaults(config: dict) -> dict:
 
 def layer_shapes(recipe: Recipe) -> dict[str, dict[str, tuple[int, ...]]]:
     """{part: {parameter: shape}} without allocating one of them. RuntimeError if Paddle allocated all the same."""
-    with paddle.LazyGuard():
-        parts = {part: build_part(recipe, part) for part in PARTS}
-    allocated = [f"{part}.{name}" for part, layer in parts.items() for name, p in layer.named_parameters()
-                 if p._is_initialized()]
-    if allocated:
-        raise RuntimeError(f"{len(allocated)} parameters were allocated, the first is {allocated[0]}")
-    return {part: {name: tuple(p.shape) for name, p in layer.named_parameters()} for part, layer in parts.items()}
+    return {part: dict(_part_shapes(recipe, part)) for part in PARTS}
+
+
+def _part_shapes(recipe: Recipe, part: str) -> dict[str, tuple[int, ...]]:
+    key = digest_of([part, part_settings(recipe, part)])
+    if key not in _shapes_of:
+        with paddle.LazyGuard():
+            layer = build_part(recipe, part)
+        allocated = [name for name, p in layer.named_parameters() if p._is_initialized()]
+        if allocated:
+            raise RuntimeError(f"{part}: {len(allocated)} parameters were allocated, the first is {allocated[0]}")
+        _shapes_of[key] = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    return _shapes_of[key]
 
 
 def count(shapes: dict[str, tuple[int, ...]]) -> int:
