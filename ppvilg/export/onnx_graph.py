@@ -42,7 +42,8 @@ def require_converter() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"an export to ONNX needs {', '.join(missing)}: pip install 'ppvilg[onnx]' (to export only, never to run)"
+            f"an export to ONNX needs {', '.join(missing)}: pip install 'ppvilg[onnx]', on Python 3.12 at "
+            "most (to export only, never to run)"
         )
 
 
