@@ -67,5 +67,5 @@ def test_what_hangs_is_ended(shop):
 
 
 def test_rows_and_messages():
-    assert line("draw", Outcome("good", "one picture")) == f"{'draw':<24}{'good':<9}one picture"
+    assert line("draw", Outcome("good", "one picture")) == f"{'draw':<36}{'good':<9}one picture"
     assert last_line("Traceback\n  a\nValueError: the reason\n") == "the reason" and last_line("") == ""

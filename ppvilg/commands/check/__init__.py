@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def line(name: str, outcome: Outcome) -> str:
     """One row of the table."""
-    return f"{name:<24}{outcome.verdict:<9}{outcome.reason}"
+    return f"{name:<36}{outcome.verdict:<9}{outcome.reason}"
 
 
 @contextlib.contextmanager
