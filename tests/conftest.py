@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 
+import numpy as np
 import pytest
 
 # One thread per process: the suite runs in as many processes as there are cores.
@@ -16,6 +17,13 @@ from ppvilg._runtime import make_matrix_products_exact, use_avx2_on_amd  # noqa:
 
 use_avx2_on_amd()
 make_matrix_products_exact()
+
+
+
+def pytest_runtest_call() -> None:
+    """Undoes what ppdiffusers does to np.bool, without which NumPy's own assertions fail on Python 3.10."""
+    np.bool = np.bool_
+
 
 LIBRARIES: list = []  # what a library of operators defined goes when it goes
 

@@ -58,7 +58,9 @@ def prove_bundle(
             proof = _prove(folder, manifest, options, progress)
             place = write_proof(folder, options.backend, proof, output)
             proofs[options.backend] = proof
-            tqdm.write(f"{options.backend} is proven: {place}")
+            # an export proves in a hidden folder, which is gone when this is read
+            where = f"{place.relative_to(folder)} of the bundle" if place.is_relative_to(folder) else place
+            tqdm.write(f"{options.backend} is proven: {where}")
     return proofs
 
 

@@ -100,6 +100,29 @@ def test_files_of_other_programs_equal_merged_weights_on_every_expert(pipeline, 
             np.testing.assert_allclose(value.numpy(), expected, atol=1e-5, err_msg=name)
 
 
+def test_half_precision_of_both_kinds_is_read(pipeline, tmp_path):
+    random, shape = np.random.default_rng(0), torch_shape(adaptable_layers(pipeline.unet.experts[0])[LAYERS[0]])
+    pair = {"lora_A": random.standard_normal((2, shape[1])), "lora_B": random.standard_normal((shape[0], 2))}
+    narrowed = {
+        "F16": lambda value: value.astype(np.float16),
+        "BF16": lambda value: (value.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16),
+    }
+    found = {}
+    for dtype, narrow in narrowed.items():
+        header, content = {}, b""
+        for part, value in pair.items():
+            start, content = len(content), content + narrow(value).tobytes()
+            entry = {"dtype": dtype, "shape": value.shape, "data_offsets": [start, len(content)]}
+            header[f"unet.{LAYERS[0]}.{part}.weight"] = entry
+        told = json.dumps(header).encode()
+        file = tmp_path / f"{dtype}.safetensors"
+        file.write_bytes(len(told).to_bytes(8, "little") + told + content)
+        adapter = read_adapter(file, pipeline.unet.experts[0], pipeline.text_encoder)
+        found[dtype] = adapter.shared[LAYERS[0]].delta()
+    expected = pair["lora_B"] @ pair["lora_A"]
+    assert np.abs(found["F16"] - expected).max() < 0.01 and np.abs(found["BF16"] - expected).max() < 0.1
+
+
 def test_a_file_of_kohyas_scripts_does_what_ppdiffusers_makes_of_it(pipeline, tmp_path):
     from ppdiffusers.loaders import LoraLoaderMixin
 
