@@ -23,9 +23,10 @@ take turns.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -249,6 +250,17 @@ def as_output(pixels: paddle.Tensor, output_type: str):
 _lock = threading.Lock()
 _held: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # layers that were training -> who needs them evaluating
 _turns: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # unets whose experts have one set of buffers
+
+
+def without_gradients(function: Callable) -> Callable:
+    """As the decorator `paddle.no_grad()`, which forgets what to put back when calls of a function are nested."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with paddle.no_grad():
+            return function(*args, **kwargs)
+
+    return call
 
 
 @contextlib.contextmanager

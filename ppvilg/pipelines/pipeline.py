@@ -17,7 +17,7 @@ from .adapters import LoraAdapters
 from .arguments import Arguments
 from .canvas import prepare_canvas
 from .conditioning import Conditioning, encode, told, told_not
-from .denoising import Drawing, ErnieViLG2PipelineOutput, at_work, preview_of, result_of, take_step
+from .denoising import Drawing, ErnieViLG2PipelineOutput, at_work, preview_of, result_of, take_step, without_gradients
 from .folders import Loading
 from .noise import Generator, NoiseSource
 from .queue import STREAMED_BATCHES, draw_batches, joined, split_into_batches
@@ -91,7 +91,7 @@ class ErnieViLG2Pipeline(Loading, LoraAdapters, StockSwitches, DiffusionPipeline
 
     # ---- generation ----
 
-    @paddle.no_grad()
+    @without_gradients
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -185,7 +185,7 @@ class ErnieViLG2Pipeline(Loading, LoraAdapters, StockSwitches, DiffusionPipeline
 
     # ---- one drawing among others: see denoising.py ----
 
-    @paddle.no_grad()
+    @without_gradients
     def begin(self, arguments: Arguments | str | list[str] | None = None, **others) -> Drawing:
         """The arguments of a call up to its first denoising step; errors as of a call, before anything is computed."""
         given = arguments if isinstance(arguments, Arguments) else Arguments(prompt=arguments, **others)
@@ -209,19 +209,19 @@ class ErnieViLG2Pipeline(Loading, LoraAdapters, StockSwitches, DiffusionPipeline
             ignored_text=ignored,
         )
 
-    @paddle.no_grad()
+    @without_gradients
     def step(self, drawings: Sequence[Drawing]) -> None:
         """One denoising step of every drawing that is not done, in as few calls of the unet as there can be."""
         with at_work(self):
             take_step(self, drawings)
 
-    @paddle.no_grad()
+    @without_gradients
     def preview(self, drawing: Drawing, output_type: str = "pil"):
         """The pictures that a drawing is becoming: its predicted clean latents, decoded. None before the first step."""
         with at_work(self):
             return preview_of(self, drawing, output_type)
 
-    @paddle.no_grad()
+    @without_gradients
     def finish(self, drawing: Drawing) -> ErnieViLG2PipelineOutput:
         """What a call returns, of a drawing that is done. FloatingPointError: its numbers are not finite."""
         if not drawing.done:

@@ -271,6 +271,7 @@ def test_an_interrupted_copy_spares_the_original(tiny):
     expected = draw(pipeline, num_inference_steps=2)
     assert np.array_equal(draw(copied, num_inference_steps=2, callback_on_step_end=outer), expected)
     assert seen == [0, 0] and not pipeline.is_drawing
+    assert paddle.is_grad_enabled()  # a call inside a call puts back what it found
 
 
 def test_auto_pipelines_and_subfolder(saved):

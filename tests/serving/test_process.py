@@ -17,7 +17,7 @@ from ppvilg.serving.store import Store, gallery, jobs, sqlite_url
 from ppvilg.serving.store.keys import key_of, new_key
 from ppvilg.serving.worker import process
 from tests.serving.processes import ServerProcess
-from tests.serving.running import running, until
+from tests.serving.running import free_port, until
 from tests.serving.test_clients import environment, run
 
 
@@ -94,11 +94,11 @@ def test_keys_are_printed_once(model_folder, tmp_path, command):
     store.close()
 
 
-def test_the_proxy_for_fixed_hosts(model_folder, tmp_path, capfd):
+def test_the_proxy_for_fixed_hosts(model_folder, tmp_path):
     pytest.importorskip("cryptography", reason="cryptography is not installed: pip install ppvilg[serve]")
     data = tmp_path / "data"
-    with running(model_folder, data, redirect=0) as served:
-        proxy, bundle = re.search(r"HTTPS_PROXY=(\S+) REQUESTS_CA_BUNDLE=(\S+)", capfd.readouterr().out).groups()
+    with ServerProcess(model_folder, data, "--redirect", str(free_port())) as server:
+        proxy, bundle = re.search(r"HTTPS_PROXY=(\S+) REQUESTS_CA_BUNDLE=(\S+)", server.said()).groups()
         for path in (data / "redirect" / "ca.key", data / "redirect" / "server.key"):
             assert path.stat().st_mode & 0o077 == 0
         trusting = ssl.create_default_context(cafile=bundle)
@@ -109,7 +109,9 @@ def test_the_proxy_for_fixed_hosts(model_folder, tmp_path, capfd):
                     client.get(other)
         assert httpx.get("http://wenxin.baidu.com/", proxy=proxy, trust_env=False, timeout=30).status_code == 403
         python = environment("baidu", "erniebot")
-        ak, sk = new_key(served.service.store, "me")
+        store = Store(sqlite_url(data / "service.sqlite"))
+        ak, sk = new_key(store, "me")
+        store.close()
         found = run(python, "ernie_keys.py", ak, sk, HTTPS_PROXY=proxy, REQUESTS_CA_BUNDLE=bundle)
         assert found["urls"][0].startswith("https://aip.baidubce.com/v1/pictures/") and found["bytes"][0] > 100
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from ppvilg.knowledge import apply_style
 from ppvilg.pipelines import build_scheduler
+from ppvilg.pipelines.denoising import without_gradients
 
 from ..model.words import token_weights
 
@@ -73,7 +74,7 @@ class PipelinePainter:
         self.text_knowledge = pipeline.text_knowledge
         self._own_sampler = type(pipeline.scheduler)
 
-    @paddle.no_grad()
+    @without_gradients
     def begin(self, settings: dict, seed: int, image: Image.Image | None, mask: Image.Image | None) -> PictureDrawing:
         """A picture of these settings (ppvilg.serving.model.requests) before its first step.
 
