@@ -15,7 +15,6 @@ import uvicorn
 
 from ppvilg.serving.api import build_app
 from ppvilg.serving.model.info import model_hash
-from ppvilg.serving.redirect.proxy import HOSTS
 from ppvilg.serving.server import serve
 from ppvilg.serving.service import Service, ServiceSettings
 from ppvilg.serving.worker import Worker
@@ -57,13 +56,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(model_folder: Path, data: Path, draws: bool = True, redirect: int | None = None, **settings):
-    """Runs a service until the block ends, with one worker if it `draws`; see ppvilg.serving.server for redirect."""
+def running(model_folder: Path, data: Path, draws: bool = True, **settings):
+    """Runs a service until the block ends, with one worker if it `draws`."""
     port = free_port()
     service = Service(ServiceSettings(str(model_folder), data, port=port, **settings), refuse)
-    app = build_app(service, () if redirect is None else HOSTS)
+    app = build_app(service, ())
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=5))
-    runs = [lambda: asyncio.run(serve(server, app, service.settings, redirect))]
+    runs = [lambda: asyncio.run(serve(server, app, service.settings, None))]
     if draws:
         worker = _worker(service, model_folder)
         runs.append(worker.run)
