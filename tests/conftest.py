@@ -1,5 +1,6 @@
 """Settings of the whole suite, made before anything imports paddle."""
 
+import gc
 import importlib
 import os
 import re
@@ -18,6 +19,12 @@ from ppvilg._runtime import make_matrix_products_exact, use_avx2_on_amd  # noqa:
 use_avx2_on_amd()
 make_matrix_products_exact()
 
+
+
+def pytest_collection_finish() -> None:
+    """Sets aside what the libraries made: ppdiffusers collects garbage for every network it loads, looking at all."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_call() -> None:

@@ -151,7 +151,7 @@ def test_killed_three_times_every_picture_is_drawn_once(model, tmp_path):
     else:
         rows = [(f"text {i}", f"第{i}句", f"类{i % 16}", "x") for i in range(300)]
         prompts = write_list(tmp_path / "list.csv", rows)
-    per_prompt, output = 2, tmp_path / "out"
+    per_prompt, output = 1, tmp_path / "out"
     options = overrides(prompts, model, output, images_per_prompt=per_prompt, batch_size=8)
     command = [sys.executable, str(ROOT / "tools" / "evaluate.py"), "-c", str(CONFIG)]
     command += [part for option in options for part in ("-o", option)]
@@ -164,7 +164,7 @@ def test_killed_three_times_every_picture_is_drawn_once(model, tmp_path):
 
     with open(tmp_path / "log.txt", "w+", encoding="utf-8") as log:
         for kill in (1, 2, 3):
-            wanted = len(seen) + 100 + 24 * kill
+            wanted = len(seen) + 40 + 8 * kill
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             while process.poll() is None and len(list(output.glob("zh/*/samples/[0-9]*.png"))) < wanted:
                 time.sleep(0.02)
