@@ -79,7 +79,7 @@ def test_identity_is_of_the_contents(bundle, folder, tiny):  # noqa: F811
         assert (found.num_inference_steps, found.guidance_scale, found.num_experts) == (3, 2.0, 2)
         assert found.size_multiple == tiny.size_multiple
         assert found.num_train_timesteps == tiny.scheduler.config.num_train_timesteps
-    for name, message in (("unet/config.json", "cut off or damaged"), ("vae/config.json", "is missing")):
+    for name, message in (("unet/config.json", "cannot be read as JSON"), ("vae/config.json", "is missing")):
         file = Path(folder) / name
         kept = file.read_bytes()
         if message == "is missing":
