@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMS = {"1 rank": {}, "data 2": {"data": 2}, "data 4": {"data": 4}, "sharding 2": {"sharding": 2},
          "data 2 x sharding 2": {"data": 2, "sharding": 2}, "expert 2 x data 2": {"expert": 2, "data": 2}}  # fmt: skip
 LAYOUTS = {8: ((1, 1), (1, 1)), 80: ((10, 1), (1, 10)), 320: ((40, 1), (4, 10))}  # gpus: (data, expert) by stage
+FEW_GPUS = ["train.base.accumulation=40"]  # what the recipe needs besides on 8
 # Large enough that messages are data rather than headers.
 WIDER = ["model.unet.config.block_out_channels=[32,64]", "model.text_encoder.config.hidden_size=64",
          "model.unet.config.cross_attention_dim=64"]  # fmt: skip
@@ -60,7 +61,8 @@ def print_tables(recipe_file: Path) -> None:
     numbers = {"unet": planner.recipe.model.num_experts}
     whole = sum(numbers.get(part, 1) * count(shapes) for part, shapes in planner.shapes.items())
     print(f"\nwhole model: {whole / 1e9:.2f} B\n")
-    estimates = [estimate for gpus in LAYOUTS for estimate in estimates_for(planner, gpus, Axes)]
+    few = Planner(load_config(recipe_file, FEW_GPUS), planner.shapes, planner.work)
+    estimates = [each for gpus in LAYOUTS for each in estimates_for(few if gpus == 8 else planner, gpus, Axes)]
     print_memory(estimates)
     print_traffic(estimates)
     print_time(estimates)
