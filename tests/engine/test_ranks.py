@@ -12,13 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from engine_tiny import ROOT, start
+from PIL import Image
 
 # Nothing random inside the networks, Adam's sign-like first steps made smooth, and no norms over so few numbers that
 # they amplify rounding.
 FORMS = ("model.unet.config.norm_num_groups=1", "model.text_encoder.config.hidden_dropout_prob=0.0",
          "model.text_encoder.config.attention_probs_dropout_prob=0.0", "model.num_experts=4",
          *(f"train.{stage}.{setting}" for stage in ("base", "experts")
-           for setting in ("learning_rate=5e-4", "epsilon=1e-3", "decay=constant", "log_every=1")))
+           for setting in ("learning_rate=5e-4", "epsilon=1e-3", "decay=constant", "log_every=1")),
+         "sample.prompts=[红色的车]")
 LONGER = "train.experts.steps=9"
 SHARDS = ("distributed.sharding=2", "distributed.bucket_megabytes=0.02")
 
@@ -94,6 +96,18 @@ def test_ranks_learn_what_one_process_does(outputs, name, stage):
         ours, theirs = logged_losses(getattr(outputs, name), stage), logged_losses(outputs.one, stage)
         assert len(theirs) >= 4
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["two", "groups", "shards"])
+@pytest.mark.parametrize("stage", ["base", "experts"])
+def test_ranks_draw_what_one_process_does(outputs, name, stage):
+    """One rank where it has all experts, all of them where a group has a part."""
+    folders = [output / "logs" / "samples" for output in (outputs.one, getattr(outputs, name))]
+    drawn = [sorted(folder.glob(f"{stage}_*.png")) for folder in folders]
+    assert drawn[0] and [path.name for path in drawn[0]] == [path.name for path in drawn[1]]
+    for one, other in zip(*drawn):
+        pictures = [np.asarray(Image.open(path), int) for path in (one, other)]
+        assert pictures[0].std() > 1 and np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
 def test_progress_is_shown_by_the_main_rank_alone(outputs):

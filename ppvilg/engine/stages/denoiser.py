@@ -206,11 +206,14 @@ class DenoiserStage(Stage):
 
     def sample(self, step: int) -> np.ndarray | None:
         """Pictures of the recipe's fixed prompts; blocks of experts that nobody trains are denoised by the base."""
-        if not self.recipe.sample.prompts or not (distributed.is_main() or distributed.layout().groups > 1):
+        together = distributed.layout().groups > 1  # each group has experts that the others draw with
+        if not self.recipe.sample.prompts or not (distributed.is_main() or together):
             return None
         self._set_training(False)
         try:
-            unet = whole_mixture(self.unet, self.base, distributed.experts_by_rank(self.experts, self.turns))
+            here = dict.fromkeys(self.experts, distributed.rank())  # the main rank is alone in here: nothing is asked
+            holders = distributed.experts_by_rank(self.experts, self.turns) if together else here
+            unet = whole_mixture(self.unet, self.base, holders)
             return draw_prompts(self.components() | {"unet": unet}, self.recipe.sample)
         finally:
             self._set_training(True)
