@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 def start(*command: str) -> NoReturn:
     """Run what the command line says, after `command`, and leave with its exit code."""
     _read_arguments_as_utf8()
+    os.environ.setdefault("USE_TORCH", "0")  # ppdiffusers imports PyTorch where it is, for seconds; no command uses it
     # What the libraries say about their own imports, and our own warnings without a line of code.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"paddle\.utils\.cpp_extension|_distutils_hack")
     warnings.filterwarnings("ignore", category=SyntaxWarning)  # of their sources, by Python 3.12 and later

@@ -7,7 +7,7 @@ from .caches import cache_folder, can_write, private_folder
 from .hashing import digest_of, file_sha256
 from .models import check_model_files, is_whole, read_json
 from .pickles import refuse_pickles
-from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_picture, to_rgb
+from .pictures import MAX_PIXELS, PICTURE_FORMATS, PictureError, picture_size, read_alpha, read_picture, to_rgb
 from .reading import LFS_POINTER, damage_of, read_lines, read_text
 from .shipped import find_shipped, shipped_folder, shipped_recipes
 from .writing import naming_disk_errors, whole_file, write_whole
@@ -28,6 +28,7 @@ __all__ = [
     "naming_disk_errors",
     "picture_size",
     "private_folder",
+    "read_alpha",
     "read_json",
     "read_lines",
     "read_picture",

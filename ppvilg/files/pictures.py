@@ -58,6 +58,11 @@ def read_picture(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
     return _read(_decode, source, max_pixels, "cannot be decoded")
 
 
+def read_alpha(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """How opaque the upright picture is: 8-bit grey, white where nothing is transparent; errors as `read_picture`."""
+    return _read(_decode_alpha, source, max_pixels, "cannot be decoded")
+
+
 def picture_size(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the upright picture from its header, without decoding; errors as `read_picture`."""
     return _read(_upright_size, source, max_pixels, "header cannot be read")
@@ -68,11 +73,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     PictureError for pixels whose range nobody wrote down (floating point), and for modes that Pillow cannot convert.
     """
-    image.load()  # what stands behind the pixels may turn the picture
-    orientation = _orientation(image)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-        image.info = {key: value for key, value in image.info.items() if key not in _SAY_ORIENTATION}
+    image = _turn_upright(image)
     if image.mode == "F":
         raise PictureError("a picture of floating point numbers has no known range: convert it to 8 bit")
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -86,6 +87,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     except ValueError as error:
         raise PictureError(f"a picture of mode {image.mode} cannot be converted to RGB ({error})") from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    image.load()  # what stands behind the pixels may turn the picture
+    orientation = _orientation(image)
+    if orientation not in _UPRIGHT:
+        return image
+    image = image.transpose(_UPRIGHT[orientation])
+    image.info = {key: value for key, value in image.info.items() if key not in _SAY_ORIENTATION}
+    return image
 
 
 def _grey_of_16_bit(image: Image.Image) -> Image.Image:
@@ -118,12 +129,20 @@ def _read(way: Callable, source: str | os.PathLike | bytes, max_pixels: int, fai
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    return to_rgb(_load(data, max_pixels))
+
+
+def _decode_alpha(data: bytes, max_pixels: int) -> Image.Image:
+    return _turn_upright(_load(data, max_pixels)).convert("RGBA").getchannel("A")
+
+
+def _load(data: bytes, max_pixels: int) -> Image.Image:
     image = _open_header(data, max_pixels)
     depth = image.tile[0].args if image.tile else None  # of a PNG: the layout of its pixels in the file
     image.load()
     if isinstance(depth, str) and depth in _TRANSPARENT_IN_8_BIT and "transparency" in image.info:
         image.info["transparency"] = _TRANSPARENT_IN_8_BIT[depth](image.info["transparency"])
-    return to_rgb(image)
+    return image
 
 
 def _upright_size(data: bytes, max_pixels: int) -> tuple[int, int]:

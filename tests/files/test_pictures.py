@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppvilg.files import PictureError, picture_size, read_picture, to_rgb
+from ppvilg.files import PictureError, picture_size, read_alpha, read_picture, to_rgb
 
 
 def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
@@ -37,6 +37,25 @@ def test_upright_as_pillow_turns_it(orientation, form):
     assert found.size == expected.size == picture_size(data)
     assert np.array_equal(np.asarray(found), np.asarray(expected))
     assert np.array_equal(np.asarray(to_rgb(found)), np.asarray(expected)), "turned twice"
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_transparency_is_turned_with_its_picture(orientation, form):
+    image = marked().convert("RGBA")
+    image.paste((0, 255, 0, 0), (8, 0, 12, 2))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(image, form, exif=exif, **({"lossless": True, "exact": True} if form == "WEBP" else {}))
+    expected = (np.asarray(read_picture(data)) == 255).all(axis=2)  # white where it was transparent
+    assert expected.sum() == 8
+    assert np.array_equal(np.asarray(read_alpha(data)), np.where(expected, 0, 255))
+
+
+def test_transparency_of_pictures_that_have_none():
+    assert read_alpha(encode(marked(), "JPEG")).getextrema() == (255, 255)
+    with pytest.raises(PictureError, match="cannot be decoded"):
+        read_alpha(encode(marked())[:-30])
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])

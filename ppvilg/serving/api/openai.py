@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
-from ppvilg.files import PictureError, picture_size
+from ppvilg.files import PictureError, read_alpha
 
 from ..access.identity import Owner
 from ..errors import ServiceError
@@ -202,12 +202,11 @@ def _as(content: bytes, shape: str) -> bytes:
 def _white_where_clear(mask: bytes, service: Service) -> bytes:
     """OpenAI's mask (repaint where transparent) as ours (repaint where white)."""
     try:
-        picture_size(mask, max_pixels=service.limits.picture_pixels)
-        image = Image.open(io.BytesIO(mask), formats=("PNG", "WEBP")).convert("RGBA")
-    except (PictureError, OSError, ValueError, SyntaxError) as error:
+        alpha = read_alpha(mask, max_pixels=service.limits.picture_pixels)
+    except PictureError as error:
         raise ServiceError("bad_picture", f"mask: {error}", "mask") from None
     packed = io.BytesIO()
-    image.getchannel("A").point(lambda alpha: 255 if alpha < 128 else 0).save(packed, format="PNG")
+    alpha.point(lambda opaque: 255 if opaque < 128 else 0).save(packed, format="PNG")
     return packed.getvalue()
 
 
