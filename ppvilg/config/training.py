@@ -119,12 +119,15 @@ class StageConfig:
     final_learning_rate: float = bounded(0.0, least=0)
     warmup_steps: int = bounded(0, least=0)
     decay: str = choice("cosine", ("cosine", "linear", "constant"))  # after the warm-up
+    optimizer: str = choice("adamw", ("adamw", "lion", "adafactor"))
     weight_decay: float = bounded(0.01, least=0)
-    beta1: float = bounded(0.9, least=0, below=1)
-    beta2: float = bounded(0.999, least=0, below=1)
-    epsilon: float = bounded(1e-8, above=0)
+    beta1: float | None = bounded(None, least=0, below=1)  # None, here and below: the optimizer's usual one
+    beta2: float | None = bounded(None, least=0, below=1)
+    epsilon: float | None = bounded(None, above=0)
     gradient_clip: float = bounded(1.0, least=0)  # global norm; 0: off
+    ema: str = choice("decay", ("decay", "power", "none"))  # what the stage's result is: averages, or the last weights
     ema_decay: float = bounded(0.999, least=0, below=1)
+    ema_width: float = bounded(0.1, above=0, below=0.28)  # of a power average, as a share of the steps so far
     ema_every: int = bounded(10, least=1)  # steps between averages; the decay is per step and is raised to this power
     log_every: int = bounded(10, least=1)
     checkpoint_every: int = bounded(200, least=1)
@@ -145,6 +148,9 @@ class DenoiserStageConfig(StageConfig):
     caption_dropout: float = bounded(0.1, least=0, most=1)
     min_snr_gamma: float | None = bounded(None, above=0)  # None: off
     train_text_encoder: bool = True
+    # Rates of parts that are not `learning_rate`; schedules scale them all alike.
+    learning_rates: dict[str, float] = bounded({}, least=0, keys=("unet", "text_encoder"))
+    noise_offset: float = bounded(0.0, least=0)  # of noise that is the same all over a channel of a picture
     weighting_scheme: str = choice("none", ("none", "logit_normal"))  # how timesteps are drawn; none: uniformly
     logit_mean: float = 0.0  # of logit(t / T); above 0 favours noisy timesteps
     logit_std: float = bounded(1.0, above=0)

@@ -28,7 +28,7 @@ def _validate_shapes(shapes) -> None:
 def _validate_stage(stage: StageConfig, name: str, turns: int) -> None:
     own = -(-stage.steps // turns)  # steps of each network, where they take turns
     told = f"{own} steps" if turns == 1 else f"{own} steps of each expert"
-    if 0 < stage.steps and own < stage.ema_every:
+    if stage.steps and stage.ema != "none" and own < stage.ema_every:
         raise ConfigError(f"{name}.ema_every={stage.ema_every} is longer than the stage ({told}): its result, the "
                           "averaged weights, would be the initial ones")
     if stage.steps and stage.warmup_steps > own:
@@ -36,6 +36,23 @@ def _validate_stage(stage: StageConfig, name: str, turns: int) -> None:
     if stage.batch_size % stage.accumulation:
         raise ConfigError(f"{name}.batch_size={stage.batch_size} cannot be cut into accumulation={stage.accumulation} "
                           f"equal passes: choose a multiple")
+
+
+    _validate_optimizer(stage, name)
+
+
+def _validate_optimizer(stage: StageConfig, name: str) -> None:
+    """Numbers that an optimizer would not look at, and rates of what is not trained, are mistakes."""
+    unused = {"lion": ("epsilon",), "adafactor": ("beta1", "beta2")}.get(stage.optimizer, ())
+    for key in unused:
+        if stage[key] is not None:
+            raise ConfigError(f"{name}.{key}={stage[key]}: optimizer={stage.optimizer} has none; leave it out")
+    rates = stage.learning_rates if "learning_rates" in stage else {}
+    if rates and not stage.learning_rate:
+        raise ConfigError(f"{name}.learning_rate=0: rates of parts are scaled as it is; give one above 0")
+    if "text_encoder" in rates and not stage.train_text_encoder:
+        raise ConfigError(f"{name}.learning_rates.text_encoder={rates['text_encoder']:g}: the text encoder is not "
+                          "trained; set train_text_encoder=true, or leave the rate out")
 
 
 def _validate_experts(config: Recipe) -> None:

@@ -2,10 +2,10 @@
 
     python sharding_rank.py <ranks> <expert axis> <sharding axis> <output> <way> ...
 
-A way is <layout>:<stage>:<compare>:<case>, layout being "world" or "groups". In case "unused" the first half of a
-batch goes through one more layer, so that some ranks have no gradient of it; in case "crossed" the second half goes
-through the layers the other way round, so that gradients come in another order. One layer is used twice, and one in
-even steps only.
+A way is <layout>:<stage>:<compare>:<case>[:<optimizer>], layout being "world" or "groups". In case "unused" the first
+half of a batch goes through one more layer, so that some ranks have no gradient of it; in case "crossed" the second
+half goes through the layers the other way round, so that gradients come in another order. One layer is used twice, and
+one in even steps only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import traceback
 import numpy as np
 import paddle
 
-from ppvilg.config import DistributedConfig
+from ppvilg.config import DistributedConfig, StageConfig
 from ppvilg.engine import distributed
 from ppvilg.engine.parallel.sharding import FusedShardingOptimizer
+from ppvilg.engine.training.optimizers import build_optimizer
 
 BUCKET = 3000  # bytes; a layer has 1088
 STEPS, BATCH, PASSES, WIDTH, DEPTH = 3, 16, 2, 16, 12
@@ -50,7 +51,14 @@ def held(net: Net, optimizer) -> int:
     return sum(4 * g.size for g in [*sums, *(p.grad for p in net.parameters() if p.grad is not None)])
 
 
-def train(stage: int, compare: bool, case: str) -> dict[str, np.ndarray]:
+def build(name: str, parameters: list) -> paddle.optimizer.Optimizer:
+    """Steps that differ little where gradients do: Lion's are of one size whatever the gradient is."""
+    config = StageConfig(optimizer=name, learning_rate=1e-2 if name == "adamw" else 3e-2,
+                         epsilon=1e-3 if name == "adamw" else None, weight_decay=0.01)
+    return build_optimizer(config, parameters, lambda _: True)
+
+
+def train(stage: int, compare: bool, case: str, optimizer_name: str = "adamw") -> dict[str, np.ndarray]:
     """Losses, bytes of gradients that were held, bytes that were sent, and the final weights."""
     paddle.seed(5)
     distributed.traffic.reset()
@@ -59,7 +67,7 @@ def train(stage: int, compare: bool, case: str) -> dict[str, np.ndarray]:
     for parameter in parameters.values():  # before the optimizer's own hooks: what is there when it begins to send
         parameter._register_backward_hook(lambda *_: noted["held"].append(held(net, optimizer)))
     distributed.share_initial_weights([net])
-    inner = paddle.optimizer.AdamW(learning_rate=1e-2, epsilon=1e-3, parameters=net.parameters())
+    inner = build(optimizer_name, net.parameters())
     settings = DistributedConfig(sharding_stage=stage, find_unused_parameters=compare, bucket_megabytes=BUCKET / 2**20)
     optimizer = distributed.sharded_optimizer(inner, settings)
     share = BATCH // distributed.shares()
@@ -97,9 +105,9 @@ def run_rank(rank: int, endpoints: list[str], expert: int, sharding: int, output
                       PADDLE_MASTER=endpoints[0], PADDLE_DISTRI_BACKEND="gloo")
     distributed.start(DistributedConfig(sharding=sharding, expert=expert))
     for number, way in enumerate(ways):
-        layout, stage, compare, case = way.split(":")
+        layout, stage, compare, case, *name = way.split(":")
         distributed.arrange(expert_groups=layout == "groups")
-        np.savez(f"{output}/{number}-{rank}.npz", **train(int(stage), bool(int(compare)), case))
+        np.savez(f"{output}/{number}-{rank}.npz", **train(int(stage), bool(int(compare)), case, *name))
     distributed.barrier()
 
 

@@ -365,6 +365,19 @@ def test_noise_is_normal_and_belongs_to_step_and_sample():
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.02
 
 
+def test_noise_offset_is_one_number_per_sample_and_channel_and_parts_have_rates(run, prepare):
+    other = prepare("train.base.noise_offset=0.25", "train.base.learning_rates={text_encoder: 1e-4}")
+    plain, stage = build_stage(run), build_stage(other)
+    added = [array(offset, "noise") - array(batch, "noise")
+             for batch, offset, _ in zip(plain.batches(0), stage.batches(0), range(24))]
+    assert max(np.ptp(each, axis=(2, 3)).max() for each in added) < 1e-6  # but for rounding
+    assert np.std([each[:, :, 0, 0] for each in added]) == pytest.approx(0.25, rel=0.2)
+    trainer = Trainer(stage, CheckpointStore(other.output / "rates"), other.output / "logs", 0)
+    factors = {name: p.optimize_attr["learning_rate"] for name, p in trainer.parameters.items()}
+    assert {round(f, 6) for name, f in factors.items() if name.startswith("text_encoder.")} == {0.05}
+    assert {f for name, f in factors.items() if name.startswith("unet.")} == {1.0}
+
+
 def test_cached_latents_have_unit_variance(run):
     cache = run.data.training_latents
     samples = [cache.latents(int(cache.buckets[i]), np.array([i])) for i in range(len(cache))]

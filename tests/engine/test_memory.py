@@ -24,14 +24,15 @@ def allocated() -> int:
     return paddle.base.core.host_memory_stat_current_value("Allocated", 0)
 
 
-@pytest.mark.parametrize("name", ["base", "experts"])
-def test_states_are_what_the_allocator_counts(make_recipe, finished, tmp_path, name):
+@pytest.mark.parametrize("name, settings", [("base", ()), ("experts", ()), ("base", ("optimizer=lion",)),
+                                            ("base", ("optimizer=adafactor", "ema=none"))])  # fmt: skip
+def test_states_are_what_the_allocator_counts(make_recipe, finished, tmp_path, name, settings):
     """Weights, gradients, moments and averages of a stage that really runs a step; wider, so that rounding up of small
     allocations does not count."""
     wide = ("model.unet.config.block_out_channels=[64,128]", "model.unet.config.norm_num_groups=8",
             "model.text_encoder.config.intermediate_size=2048", f"model.vae.pretrained={finished / 'vae'}",
             "train.vae.steps=0", "train.vae.warmup_steps=0", "train.base.ema_every=1")  # fmt: skip
-    recipe = make_recipe(tmp_path / "out", *wide)
+    recipe = make_recipe(tmp_path / "out", *wide, *(f"train.{name}.{setting}" for setting in settings))
     run = Run(recipe)
     data = run.prepare_denoising()
     if name == "experts":

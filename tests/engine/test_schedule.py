@@ -10,7 +10,7 @@ import pytest
 
 from ppvilg.config import StageConfig
 from ppvilg.engine import learning_rate_at
-from ppvilg.engine.training.ema import ExponentialMovingAverage
+from ppvilg.engine.training.ema import ExponentialMovingAverage, power_decay
 
 
 def rates(**settings) -> list[float]:
@@ -92,6 +92,19 @@ def test_averages_equal_a_plain_loop(every):
     for name, value in averages.state_dict().items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
     assert not np.allclose(expected["a"], weights["a"].numpy(), atol=0.1)
+
+
+def test_a_power_average_has_the_width_that_was_asked_for():
+    """Its weights over 2,000 steps have that standard deviation, and asking less often changes little."""
+    steps = np.arange(1, 2001)
+    for width in (0.05, 0.2):
+        decay = power_decay(width)
+        left = np.cumprod([1.0, *(decay(int(step), 1) for step in steps[:0:-1])])[::-1]
+        weights = left * np.array([1.0 - decay(int(step), 1) for step in steps])
+        assert weights.sum() == pytest.approx(1.0)
+        mean = (weights * steps).sum()
+        assert np.sqrt((weights * (steps - mean) ** 2).sum()) / 2000 == pytest.approx(width, rel=0.01)
+        assert np.prod([decay(step, 1) for step in range(11, 21)]) == pytest.approx(decay(20, 10))
 
 
 def test_averages_change_only_every_few_steps():

@@ -35,18 +35,20 @@ def start_ranks(output: Path, ranks: int, expert: int, sharding: int, ways: list
 @pytest.fixture(scope="module")
 def one_process():
     """Case -> what one process notes."""
-    return {case: rank_script.train(1, True, case) for case in ("plain", "unused", "crossed")}
+    return {case: rank_script.train(1, True, *case.split(":"))
+            for case in ("plain", "unused", "crossed", "unused:lion", "unused:adafactor")}
 
 
 ONE_ROW = ["groups:1:1:unused", "groups:2:1:unused", "groups:1:0:plain", "groups:2:0:plain", "groups:2:1:plain",
            "groups:2:1:crossed"]
 TWO_ROWS = ["world:2:1:unused", "world:2:1:crossed"]
+OTHERS = [f"{way}:unused:{name}" for way in ("groups:1:1", "world:2:1") for name in ("lion", "adafactor")]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Way -> what four ranks note: two groups of two shards each, or one world of data 2 x sharding 2."""
-    ways = [*ONE_ROW, *TWO_ROWS]
+    ways = [*ONE_ROW, *TWO_ROWS, *OTHERS]
     return dict(zip(ways, start_ranks(tmp_path_factory.mktemp("ranks") / "out", 4, 2, 2, ways)))
 
 
@@ -59,11 +61,11 @@ def assert_same(found: dict, expected: dict) -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("way", [*ONE_ROW, *TWO_ROWS])
+@pytest.mark.parametrize("way", [*ONE_ROW, *TWO_ROWS, *OTHERS])
 def test_shards_learn_what_one_process_does(ranks, one_process, way):
     """Two passes a step; also with a layer that some ranks do not use, and with another order on each of them."""
     for found in ranks[way]:
-        assert_same(found, one_process[way.rpartition(":")[2]])
+        assert_same(found, one_process[":".join(way.split(":")[3:])])
 
 
 @pytest.mark.parametrize("way, apart", [("groups:2:0:plain", 0), ("groups:2:1:plain", 0), ("groups:2:1:unused", LAYER)])

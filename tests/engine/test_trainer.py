@@ -166,6 +166,38 @@ def test_stopped_at_any_step_the_end_is_the_same_bit_for_bit(train, stop, monkey
     assert hash_folder(again.stage.folder) == hash_folder(undisturbed.stage.folder)
 
 
+@pytest.mark.parametrize("settings", [{"optimizer": "lion", "ema": "power"}, {"optimizer": "adafactor", "ema": "none"}])
+def test_other_optimizers_and_averages_resume_bit_for_bit(train, settings):
+    undisturbed, first = train("undisturbed", **settings), train("halves", **settings)
+    undisturbed.run_loop()
+    first._must_stop = lambda done: done == 3
+    with pytest.raises(stopping.Stopped):
+        first.run_loop()
+    again = train("halves", **settings)
+    again.run_loop()
+    assert again.stage.steps_seen == [3, 4, 5]
+    assert_same_bits(final(again), final(undisturbed))
+
+
+def test_without_averages_the_result_is_of_the_last_weights(train):
+    trainer = train("last", ema="none")
+    trainer.run_loop()
+    exported, state = np.load(trainer.stage.folder / "weight.npy"), trainer.store.load_newest()[1]
+    assert exported.tobytes() == state["net"]["net.0.weight"].tobytes() and not state.get("ema")
+
+
+def test_another_optimizer_and_averages_begin_anew_on_the_weights_that_are_there(train, caplog):
+    train("changed", ema="none", steps=4).run_loop()
+    before = final(train("changed"))
+    other = train("changed", optimizer="adafactor")
+    assert other.resume() == 4 and "averages and the optimizer's state begin anew, for step_00000004" in caplog.text
+    for name, p in other.parameters.items():
+        assert p.numpy().tobytes() == before[f"net/{name}"].tobytes()
+    assert other.state.ema.state_dict().keys() == other.parameters.keys()
+    other.run_loop()
+    assert final(other).keys() > {"optimizer/row/net.0.weight", "ema/net.0.weight"}
+
+
 def test_the_order_of_samples_is_noted(train):
     one, other = train("one"), train("other")
     real = other.stage.batches

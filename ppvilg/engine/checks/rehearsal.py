@@ -21,6 +21,7 @@ from ppvilg.engine.checks.settings import stock_settings, try_settings
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.planning import plan
 from ppvilg.engine.planning.memory import check_memory, device_limit
+from ppvilg.engine.training.optimizers import build_optimizer
 from ppvilg.files import damage_of, digest_of, is_whole, read_json
 from ppvilg.models import MoDEUNet2DConditionModel, block_origins, uniform_boundaries
 from ppvilg.models.expert_files import expert_folder
@@ -180,11 +181,9 @@ def _try_optimizer(recipe: Recipe, stage: str) -> None:
     """One step on one number must leave a number. ConfigError names the stage's settings."""
     config, weight = recipe.train[stage], paddle.create_parameter([1], "float32")
     weight.grad = paddle.ones([1])
-    optimizer = paddle.optimizer.AdamW(config.learning_rate, config.beta1, config.beta2, config.epsilon,
-                                       parameters=[weight], weight_decay=config.weight_decay)
-    optimizer.step()
+    build_optimizer(config, [weight], lambda name: True).step()
     if not np.isfinite(weight.numpy()).all():
-        keys = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
+        keys = ("optimizer", "learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
         given = ", ".join(f"{key}={config[key]}" for key in keys)
         raise ConfigError(f"train.{stage}.learning_rate={config.learning_rate}: one optimizer step with {given} gives "
                           f"{weight.numpy()[0]}; start from learning_rate=1e-4 and the default betas and epsilon")

@@ -18,6 +18,7 @@ import paddle
 from ppvilg.config import ConfigError, Recipe
 from ppvilg.engine.parallel.layout import Axes, resolve_axes
 from ppvilg.engine.planning import plan
+from ppvilg.engine.training.optimizers import state_elements
 
 logger = logging.getLogger(__name__)
 CONTEXT = 3e9  # bytes: CUDA context, kernels, communication buffers, fragmentation
@@ -41,6 +42,8 @@ class Form:
     recompute: bool = False
     sharding_stage: int = 1
     cached: bool = True  # latents are read, not encoded
+    optimizer: str = "adamw"
+    averages: bool = True
 
     @classmethod
     def of(cls, recipe: Recipe, stage: str, axes: Axes) -> Form:
@@ -49,7 +52,7 @@ class Form:
         experts = 1 if stage == "base" else len(only) if only is not None else recipe.model.num_experts
         return cls(stage, axes, config.batch_size, config.accumulation, experts, config.train_text_encoder,
                    recipe.precision.level, recipe.recompute, recipe.distributed.sharding_stage,
-                   recipe.data.cache_latents)
+                   recipe.data.cache_latents, config.optimizer, config.ema != "none")
 
     @property
     def groups(self) -> int:
@@ -76,7 +79,7 @@ def rank_memory(form: Form, shapes: dict, work: dict[str, plan.Work], context: f
     """Bytes of one rank by what they are for.
 
     weights: low where they are trained in O2, else float32. gradients: float32, and low ones beside them while a
-    further pass adds its own. optimizer: two moments, and masters in O2. step: what is kept for the backward pass, or
+    further pass adds its own. optimizer: its moments, and masters in O2. step: what is kept for the backward pass, or
     what encoding the pictures of a pass takes where that is more.
     """
     unet, text, vae = (plan.count(shapes[part]) for part in ("unet", "text_encoder", "vae"))
@@ -89,10 +92,13 @@ def rank_memory(form: Form, shapes: dict, work: dict[str, plan.Work], context: f
     element = 4.0 if form.level == "O0" else 2.0
     kept = work["unet"].kept_with_recompute if form.recompute else work["unet"].kept
     kept += work["text_encoder"].kept if form.trains_text_encoder else 0.0
+    moments = (form.held * state_elements(form.optimizer, shapes["unet"].values())
+               + (state_elements(form.optimizer, shapes["text_encoder"].values()) if extra else 0))
     encoding = 0.0 if form.cached else work["vae"].largest
     return {"weights": (2.0 if low else 4.0) * trained + 4.0 * (vae + text - extra),
-            "gradients": gradients, "optimizer": (12.0 if low else 8.0) * trained / shards,
-            "average": 4.0 * trained / shards, "step": element * form.samples_per_pass * max(kept, encoding),
+            "gradients": gradients, "optimizer": 4.0 * (moments + (trained if low else 0)) / shards,
+            "average": 4.0 * trained / shards if form.averages else 0.0,
+            "step": element * form.samples_per_pass * max(kept, encoding),
             "context": context}
 
 

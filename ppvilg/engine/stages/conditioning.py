@@ -17,7 +17,7 @@ from ppvilg.engine import builder
 from ppvilg.engine.caches.tags import TagCache
 from ppvilg.knowledge import TextKnowledge, VisualKnowledge
 
-TIMESTEP_STREAM, NOISE_STREAM, POSTERIOR_STREAM = 11, 12, 13
+TIMESTEP_STREAM, NOISE_STREAM, POSTERIOR_STREAM, OFFSET_STREAM = 11, 12, 13, 15
 
 
 def normal_noise(seed: int, stage: int, stream: int, step: int, indices: np.ndarray, shape: tuple[int, ...]
@@ -100,7 +100,8 @@ def _unpack(recipe: Recipe, files: dict[str, bytes], tags: Path | None) -> Condi
 class Feeding:
     """The `finish` of a loader for one stage: records of a pass -> arrays (N, ...) by name.
 
-    `channels` and `factor` are those of latents; `posterior` says that they are still to be drawn.
+    `channels` and `factor` are those of latents; `posterior` says that they are still to be drawn. `noise_offset` is
+    the deviation of noise that is one number per sample and channel, so that brightness as a whole is learnt too.
     """
 
     conditioning: Conditioning
@@ -110,6 +111,7 @@ class Feeding:
     channels: int
     factor: int
     posterior: bool
+    noise_offset: float = 0.0
 
     def __call__(self, step: int, indices: np.ndarray, records: list[Record], size: tuple[int, int]
                  ) -> dict[str, np.ndarray | None]:
@@ -119,6 +121,9 @@ class Feeding:
         made = self.conditioning.training(records, rngs, size, latent_size, self.dropout)
         shape = (self.channels, *latent_size)
         made["noise"] = normal_noise(self.seed, self.stage, NOISE_STREAM, step, indices, shape)
+        if self.noise_offset:
+            whole = normal_noise(self.seed, self.stage, OFFSET_STREAM, step, indices, (self.channels, 1, 1))
+            made["noise"] += np.float32(self.noise_offset) * whole
         if self.posterior:
             made["posterior"] = normal_noise(self.seed, self.stage, POSTERIOR_STREAM, step, indices, shape)
         return made

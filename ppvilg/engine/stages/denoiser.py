@@ -127,7 +127,7 @@ class DenoiserStage(Stage):
         """Batches in passes, with everything that the step needs but timesteps."""
         data, settings, store = self.data, self.recipe.data, self.data.training_latents
         finish = Feeding(self.conditioning, self.recipe.seed, self.number, self.config.caption_dropout,
-                         data.vae.config.latent_channels, factor_of(data.vae), posterior=store is None)
+                         data.vae.config.latent_channels, factor_of(data.vae), store is None, self.config.noise_offset)
         common = {"rank": distributed.share(), "world_size": distributed.shares(), "workers": settings.workers,
                   "passes": self.config.accumulation, "finish": finish}
         buckets = data.training.buckets(data.transform) if store is None else store.members

@@ -10,13 +10,15 @@ import paddle
 from ppvilg.config import DistributedConfig
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.stages.stage import Stage
-from ppvilg.engine.training.ema import ExponentialMovingAverage
+from ppvilg.engine.training.ema import ExponentialMovingAverage, power_decay, warmed_decay
+from ppvilg.engine.training.optimizers import build_optimizer
 from ppvilg.engine.training.precision import Precision
+from ppvilg.engine.training.schedule import rate_factor
 from ppvilg.models import use_matmul_bias_gradients
 
 
 class TrainingState:
-    """The trained parameters of a stage, with AdamW inside Fleet's sharding where there is that axis.
+    """The trained parameters of a stage, with an optimizer inside Fleet's sharding where there is that axis.
 
     parameters: by name (network.parameter); owned: those whose optimizer's state and averages are on this rank.
     """
@@ -32,12 +34,11 @@ class TrainingState:
         self.start_averages()
 
     def _build_optimizer(self, settings: DistributedConfig) -> None:
-        config, undecayed = self.config, self.stage.undecayed()
+        undecayed = self.stage.undecayed()
         names = {p.name for key, p in self.parameters.items() if key not in undecayed}
-        optimizer = paddle.optimizer.AdamW(
-            learning_rate=config.learning_rate, beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon,
-            weight_decay=config.weight_decay, parameters=list(self.parameters.values()),
-            apply_decay_param_fun=names.__contains__)
+        for key, p in self.parameters.items():  # Paddle's factor of the optimizer's rate
+            p.optimize_attr["learning_rate"] = rate_factor(self.config, key.partition(".")[0])
+        optimizer = build_optimizer(self.config, list(self.parameters.values()), names.__contains__)
         masters = self.precision.lower(self.stage.networks.values())
         optimizer._multi_precision = bool(masters)
         self.inner_optimizer = optimizer
@@ -53,8 +54,10 @@ class TrainingState:
 
     def start_averages(self) -> None:
         """Averages of what this rank keeps the optimizer's state of, from the weights as they are."""
-        self.ema = ExponentialMovingAverage(self.owned, self.config.ema_decay, self.config.ema_every,
-                                            self.master_weight, self.stage.turns, self.stage.turn_of)
+        config, averaged = self.config, self.owned if self.config.ema != "none" else {}
+        decay = power_decay(config.ema_width) if config.ema == "power" else warmed_decay(config.ema_decay)
+        self.ema = ExponentialMovingAverage(averaged, decay, config.ema_every, self.master_weight, self.stage.turns,
+                                            self.stage.turn_of)
 
     def master_weight(self, parameter: paddle.Tensor) -> paddle.Tensor:
         """The float32 master copy of a parameter, or itself where it is float32."""
@@ -97,7 +100,20 @@ class TrainingState:
 
     def needed(self) -> dict[str, dict[str, paddle.Tensor]]:
         """What this rank reads of a checkpoint: tensors by object and name."""
-        return {"net": self.parameters, "ema": self.owned, "optimizer": self._accumulators()}
+        return {"net": self.parameters, "ema": self.ema.parameters, "optimizer": self._accumulators()}
+
+    def begin_anew(self, objects: dict[str, dict[str, np.ndarray]]) -> list[str]:
+        """Add to what was read what a stage without averages, or with another optimizer, does not keep; gives what."""
+        added, needed = [], self.needed()
+        if needed["ema"] and not objects.get("ema"):
+            objects["ema"] = objects["net"]
+            added.append("averages")
+        kept, found = ({key.partition("/")[0] for key in keys}
+                       for keys in (needed["optimizer"], objects.get("optimizer", ())))
+        if kept - found:
+            objects["optimizer"] = {key: value.numpy() for key, value in needed["optimizer"].items()}
+            added.append("the optimizer's state")
+        return added
 
     @paddle.no_grad()
     def load_state_dict(self, objects: dict[str, dict[str, np.ndarray]]) -> None:

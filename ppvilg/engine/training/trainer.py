@@ -26,7 +26,7 @@ from ppvilg.engine.stages.stage import Stage
 from ppvilg.engine.training import resuming
 from ppvilg.engine.training.losses import LossWindow
 from ppvilg.engine.training.precision import Precision
-from ppvilg.engine.training.schedule import learning_rate_at
+from ppvilg.engine.training.schedule import learning_rate_at, rate_factor
 from ppvilg.engine.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -258,7 +258,10 @@ class Trainer:
     def log_step(self, done: int) -> None:
         """Means over ranks and over the steps since the last log: loss terms, also per group."""
         self._check_numbers(done - 1)
-        self.monitor.log(done, {"learning_rate": self.optimizer.get_lr(), **self.window.scalars()})
+        rate = self.optimizer.get_lr()
+        rates = {f"learning_rate/{part}": rate * factor for part in self.stage.networks
+                 if (factor := rate_factor(self.config, part)) != 1.0}
+        self.monitor.log(done, {"learning_rate": rate, **rates, **self.window.scalars()})
         self.window.reset()
 
     def validate(self, done: int) -> None:
@@ -337,6 +340,8 @@ class Trainer:
             return 0
         needed = self.state.needed()
         manifest, objects = self.store.load(checkpoint, lambda kind, key: key in needed.get(kind, (key,)))
+        if anew := self.state.begin_anew(objects):
+            logger.warning("stage %s: %s begin anew, for %s has none", self.stage.name, " and ".join(anew), checkpoint)
         for kind, tensors in needed.items():
             found = objects.get(kind, {})
             lacking = sorted(tensors.keys() - found.keys())
