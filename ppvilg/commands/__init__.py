@@ -29,7 +29,7 @@ COMMANDS = {
     "train": Command("ppvilg.commands.train", "train from a recipe, or go on with it"),
     "supervise": Command("ppvilg.supervise", "run a training command again until it ends well"),
     "experts": Command("ppvilg.commands.experts", "split, assemble, merge and validate experts as folders"),
-    "prepare": Command("ppvilg.commands.prepare", "render the emoji world as training data"),
+    "prepare": Command("ppvilg.commands.data.prepare", "render the emoji world as training data"),
     "train-detector": Command("ppvilg.commands.train_detector", "train and measure the judge of the emoji world"),
     "evaluate": Command("ppvilg.commands.evaluate", "measure a model by a recipe"),
     "export": Command("ppvilg.commands.export", "export a model as static graphs, proven against the model"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppvilg.emoji.prepare import write_dataset
 
-from .arguments import new_parser, real, whole
+from ..arguments import new_parser, real, whole
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
