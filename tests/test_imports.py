@@ -24,7 +24,7 @@ ALLOWED = {
     "export": {"pipelines", "inference", "models"},
     "engine": {"config", "data", "knowledge", "models", "diffusion", "pipelines"},
     "emoji": {"data"},
-    "annotate": {"data", "knowledge", "inference"},
+    "annotate": {"data", "knowledge", "inference", "_versions"},
     "evaluation": {"pipelines", "data", "emoji", "config", "_runtime"},
     "serving": {"pipelines", "knowledge", "config", "_runtime"},
     # The package itself: the public names, by strings that are imported on first use.

@@ -53,3 +53,6 @@ class Stage(Protocol):
 
     def process(self, batch: Sequence[Sample]) -> list[dict | Rejection]:
         """For each sample the fields to add to its line (of "captions" each kind for itself), or why it is rejected."""
+
+    def close(self) -> None:
+        """Let go of what it holds, at the end of the run."""

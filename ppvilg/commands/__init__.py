@@ -30,6 +30,7 @@ COMMANDS = {
     "supervise": Command("ppvilg.supervise", "run a training command again until it ends well"),
     "experts": Command("ppvilg.commands.experts", "split, assemble, merge and validate experts as folders"),
     "prepare": Command("ppvilg.commands.data.prepare", "render the emoji world as training data"),
+    "annotate": Command("ppvilg.commands.data.annotate", "find boxes and captions for real pictures"),
     "train-detector": Command("ppvilg.commands.train_detector", "train and measure the judge of the emoji world"),
     "evaluate": Command("ppvilg.commands.evaluate", "measure a model by a recipe"),
     "export": Command("ppvilg.commands.export", "export a model as static graphs, proven against the model"),

@@ -3,6 +3,7 @@
 from .batches import in_batches
 from .buckets import ShapeBuckets, write_buckets
 from .latents import LatentStore
+from .listing import Listed, Listing, list_folder, list_shard
 from .loading import Batch, LatentLoader, LoadReport, SampleLoader, encode_latents, sample_rng
 from .order import BatchOrder, RangeBuckets
 from .records import (
@@ -16,7 +17,7 @@ from .records import (
     validate_objects,
 )
 from .report import DataReport, Tally
-from .source import RecordSource, open_source
+from .source import RecordSource, find_shards, open_source
 from .transforms import ImageTransform, Placement, to_pixel_values
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "ImageTransform",
     "LatentLoader",
     "LatentStore",
+    "Listed",
+    "Listing",
     "LoadReport",
     "ObjectBox",
     "Placement",
@@ -40,8 +43,11 @@ __all__ = [
     "Tally",
     "TooManyBadSamples",
     "decode_image",
-    "in_batches",
     "encode_latents",
+    "find_shards",
+    "in_batches",
+    "list_folder",
+    "list_shard",
     "open_source",
     "sample_rng",
     "to_pixel_values",

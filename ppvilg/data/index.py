@@ -25,7 +25,7 @@ from .records import BadSample
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the files below change their meaning
+FORMAT = 3  # raise it when the files below change their meaning
 HOME = ".ppvilg"  # beside the shards
 
 
@@ -70,7 +70,14 @@ class Index:
 
     def problems(self) -> Iterator[BadSample]:
         """What could not be used while indexing, read one by one."""
-        for row in self._rows("problems"):
+        yield from self._named("problems")
+
+    def left_out(self) -> Iterator[BadSample]:
+        """What annotations want left out, read one by one."""
+        yield from self._named("left_out")
+
+    def _named(self, which: str) -> Iterator[BadSample]:
+        for row in self._rows(which):
             source = os.path.join(self.base, row["source"]) if self.base and row["source"] else row["source"]
             yield BadSample(row["key"], source, row["reason"])
 
@@ -173,8 +180,9 @@ def _build(partial: Path, base: str, request: dict, stamps: dict, changed: list,
             writer.close()
             rows = [json.loads(line) for line in (partial / "problems.jsonl").read_text("utf-8").splitlines()[:10]]
             problems = "; ".join(str(BadSample(row["key"], row["source"], row["reason"])) for row in rows)
-            unlisted = writer.counts["unlisted"] and f"{writer.counts['unlisted']} pictures that no line speaks of"
-            raise ValueError(f"{base or '.'}: no usable sample ({problems or unlisted or 'no samples inside'})")
+            others = {"unlisted": "pictures that no line speaks of", "left_out": "samples that annotations leave out"}
+            rest = ", ".join(f"{writer.counts[name]} {what}" for name, what in others.items() if writer.counts[name])
+            raise ValueError(f"{base or '.'}: no usable sample ({problems or rest or 'no samples inside'})")
         writer.finish(format=FORMAT, request=request, stamps=stamps, changed=changed)
     finally:
         writer.close()

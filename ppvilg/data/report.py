@@ -58,7 +58,7 @@ class DataReport:
             "what": "data", "index": str(source.index.folder), "fingerprint": source.fingerprint(),
             "files": manifest["files_used"], "samples": len(source), "problems": manifest["problems"],
             "annotations_without_sample": manifest["unmatched"],
-            "samples_without_annotation": manifest["unannotated"],
+            "samples_without_annotation": manifest["unannotated"], "left_out": manifest["left_out"],
             "files_with_problems": {name: {"problems": n, "first": first} for name, (n, first) in files.items()},
             "files_changed_since_the_index_before": manifest["changed"], **fields,
         })  # fmt: skip

@@ -141,6 +141,10 @@ class RecordSource:
             if counts[which]:
                 more = ", ..." if counts[which] > names else ""
                 lines.append(f"  {counts[which]} {title}: {', '.join(islice(self.index.keys(which), names))}{more}")
+        if counts["left_out"]:
+            first = ", ".join(f"{each.key} ({each.reason})" for each in islice(self.index.left_out(), names))
+            more = ", ..." if counts["left_out"] > names else ""
+            lines.append(f"  {counts['left_out']} samples left out as the annotations say: {first}{more}")
         if counts["wrong_hints"]:
             lines.append(f"  {counts['wrong_hints']} declared sizes are not those of the pictures, which decide; the "
                          f"first: {counts['first_wrong_hint']}")
@@ -229,15 +233,9 @@ def open_source(
     given = None if annotations is None else os.fspath(annotations)
     if given is not None and not os.path.exists(given):
         raise FileNotFoundError(f"no such annotations: {given}")
-    if os.path.isdir(path):
-        shards = _shards_in(path)
-        if not shards:
-            return _open_folder(path, given, max_pixels, home)
-    else:
-        shards = expand_braces(path)
-    missing = [shard for shard in shards if not os.path.exists(shard)]
-    if missing:
-        raise FileNotFoundError(f"no such shard: {', '.join(missing[:10])} ({len(missing)} of {len(shards)} missing)")
+    shards = find_shards(path)
+    if not shards:
+        return _open_folder(path, given, max_pixels, home)
     base = os.path.dirname(shards[0])
     sidecars = find_sidecars(shards, given)
     stamps = {os.path.relpath(file, base or "."): stamp_of(file) for file in [*shards, *sidecars.paths]}
@@ -245,6 +243,18 @@ def open_source(
     request = {"path": os.path.relpath(path, base or "."), "annotations": names, "max_pixels": max_pixels}
     fill = lambda writer: fill_from_shards(writer, shards, sidecars)  # noqa: E731
     return RecordSource(open_index(base, request, stamps, max_pixels, fill, home))
+
+
+def find_shards(path: str) -> list[str]:
+    """The shards that a path stands for: one, those of a folder, or a pattern; none when it is a folder of pictures.
+
+    FileNotFoundError, PermissionError: what is not there or may not be read, by name.
+    """
+    shards = _shards_in(path) if os.path.isdir(path) else expand_braces(path)
+    missing = [shard for shard in shards if not os.path.exists(shard)]
+    if missing:
+        raise FileNotFoundError(f"no such shard: {', '.join(missing[:10])} ({len(missing)} of {len(shards)} missing)")
+    return shards
 
 
 def _shards_in(folder: str) -> list[str]:
@@ -261,6 +271,10 @@ def _shards_in(folder: str) -> list[str]:
 
 def _open_folder(folder: str, annotations: str | None, max_pixels: int, home: Path | None) -> RecordSource:
     listing = find_listing(folder) if annotations is None else annotations
+    if os.path.isdir(listing):
+        listing = os.path.join(listing, "annotations.jsonl")
+        if not os.path.isfile(listing):
+            raise FileNotFoundError(f"{annotations}: holds no annotations.jsonl for the folder of pictures {folder}")
     folder = os.path.normpath(folder)
     files, unreadable = find_files(folder, skip=HOME)
     stamps = {name: stamp_of(path) for name, path in files.items() if is_picture(name, others=True)}

@@ -2,7 +2,7 @@
 
 from .annotations import find_sidecars
 from .folders import fill_from_folder, find_files, find_listing, is_picture
-from .shards import fill_from_shards
+from .shards import fill_from_shard, fill_from_shards
 from .tars import COMPRESSED
 from .writer import COLUMNS, IndexWriter
 
@@ -11,6 +11,7 @@ __all__ = [
     "COMPRESSED",
     "IndexWriter",
     "fill_from_folder",
+    "fill_from_shard",
     "fill_from_shards",
     "find_files",
     "find_listing",

@@ -12,7 +12,8 @@ from ..records import CAPTION_KINDS, BadSample, image_size
 from .writer import IndexWriter
 
 _CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
-_ENTRY_FIELDS = {"key", "shard", "file_name", "width", "height", "captions", "caption", "text", "objects", "tags"}
+_ENTRY_FIELDS = {"key", "shard", "file_name", "width", "height", "captions", "caption", "text", "objects", "tags",
+                 "rejected"}  # fmt: skip
 # Fields of img2dataset's .json that are used up by the index, or say nothing about the sample.
 _DETAIL_FIELDS = {"key", "caption", "width", "height", "status", "error_message", "exif"}
 
@@ -33,11 +34,17 @@ class Found:
 
 
 def add(writer: IndexWriter, found: Found) -> bool:
-    """Take a sample in, or name why not; whether it was taken."""
+    """Take a sample in, or name why not; whether it was taken, or left out on purpose."""
     try:
         entry = _parse(found.annotation) if found.annotation else {"captions": {}, "extra": {}}
+        rejected = entry.pop("rejected", None)
+        if rejected:
+            stage, reason = rejected
+            name = writer.reject if stage == "read" else writer.leave_out
+            name(found.key, found.source, f"annotations: {stage}: {reason}")
+            return True
         captions = caption_by_language(found.caption) | entry["captions"]
-        if not captions:
+        if not captions and writer.needs_captions:
             raise BadSample(found.key, found.source, "caption is missing or empty")
         size = image_size(found.header(), found.key, found.picture or found.source, writer.max_pixels)
         declared = entry.pop("size", None)
@@ -109,7 +116,7 @@ def _is_tag(tag) -> bool:
 
 
 def _parse(line: bytes) -> dict:
-    """One annotation -> {"captions", "objects", "tags", "size", "extra"}; ValueError says what is malformed."""
+    """One annotation -> {"captions", "objects", "tags", "size", "extra", "rejected"}; ValueError: what is malformed."""
     entry = json_object(line)
     captions = entry.get("captions") or {}
     if not isinstance(captions, dict):
@@ -122,7 +129,18 @@ def _parse(line: bytes) -> dict:
         raise ValueError(f'"tags" must be [[word, part of speech], ...], not {tags!r}')
     extra = {name: value for name, value in entry.items() if name not in _ENTRY_FIELDS}
     return {"captions": _clean_captions(captions), "objects": list(map(_parse_object, listed)), "tags": tags,
-            "size": _declared_size(entry), "extra": extra}  # fmt: skip
+            "size": _declared_size(entry), "extra": extra,
+            "rejected": _parse_rejected(entry.get("rejected"))}  # fmt: skip
+
+
+def _parse_rejected(value) -> tuple[str, str] | None:
+    """(stage, reason) of a sample that whoever annotated it wants left out."""
+    if not value:
+        return None
+    parts = (value.get("stage"), value.get("reason")) if isinstance(value, dict) else ()
+    if not (parts and all(isinstance(part, str) for part in parts)):
+        raise ValueError(f'"rejected" must be {{"stage": ..., "reason": ...}}, not {value!r}')
+    return parts
 
 
 def _parse_object(item) -> tuple[str, list[float], float]:

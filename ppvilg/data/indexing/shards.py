@@ -48,13 +48,21 @@ def _fill_once(writer: IndexWriter, shards: list[str], sidecars: Sidecars) -> bo
     return not annotations.found_several
 
 
+def fill_from_shard(writer: IndexWriter, shard: str) -> None:
+    """Index one shard for itself, without sidecars; a shard that cannot be read is named."""
+    try:
+        _Shard(writer, shard, 0, None).index()
+    except OSError as error:
+        writer.reject("", shard, f"cannot be read ({error.strerror or error})")
+
+
 class _Shard:
     """One shard on its way into the index: one pass over its headers, then its small members and headers of pictures.
 
     `groups`: for each key its samples, as a rule one; a member that is there already begins another.
     """
 
-    def __init__(self, writer: IndexWriter, path: str, number: int, annotations: Annotations):
+    def __init__(self, writer: IndexWriter, path: str, number: int, annotations: Annotations | None):
         self.writer, self.path, self.number, self.annotations = writer, path, number, annotations
         self.groups: dict[str, list[dict[str, Member]]] = {}
 
@@ -101,7 +109,8 @@ class _Shard:
 
     def _add_one_of(self, key: str, samples: list[dict[str, Member]]) -> None:
         """Take the first sample of a key that can be used; all others are named."""
-        annotation, taken = self.annotations.take(self.number, key), False
+        annotation = self.annotations.take(self.number, key) if self.annotations else None
+        taken = False
         for members in samples:
             if taken:
                 reason = "duplicate key in one shard; the first sample with it that can be used is used"

@@ -17,12 +17,14 @@ COLUMNS = {
     "headers": (np.dtype("<u4"), 1),  # CRC-32 of the tar header before the picture; 0: none
     "text_ends": (np.dtype("<i8"), 1),
 }
-LISTS = ("problems", "unannotated", "unmatched", "unlisted")
+LISTS = ("problems", "unannotated", "unmatched", "unlisted", "left_out")
 _BLOCK = 2**20
 
 
 class IndexWriter:
     """The files of an index in the making. `base` is the folder that names of files are relative to."""
+
+    needs_captions = True  # a sample without any is of no use
 
     def __init__(self, folder: Path, base: str, max_pixels: int):
         self.folder, self.base, self.max_pixels = folder, base, max_pixels
@@ -55,6 +57,10 @@ class IndexWriter:
         if self.base and source.startswith(self.base + os.sep):
             source = source[len(self.base) + 1 :]  # the index moves with its data
         self._note("problems", {"key": key, "source": source, "reason": reason})
+
+    def leave_out(self, key: str, source: str, reason: str) -> None:
+        """Name what annotations want left out; it is no fault of the data."""
+        self._note("left_out", {"key": key, "source": os.path.relpath(source, self.base or "."), "reason": reason})
 
     def unmatched(self, key: str) -> None:
         """Name an annotation for which there is no sample."""

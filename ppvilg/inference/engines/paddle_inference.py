@@ -38,7 +38,12 @@ def require(options: BackendOptions) -> None:
 
 def inference_config(folder: Path, options: BackendOptions) -> inference.Config:
     """Paddle Inference settings for one part."""
-    config = inference.Config(str(folder / GRAPH), str(folder / WEIGHTS))
+    return graph_config(folder / GRAPH, folder / WEIGHTS, options)
+
+
+def graph_config(graph: Path, weights: Path, options: BackendOptions) -> inference.Config:
+    """Paddle Inference settings for a graph."""
+    config = inference.Config(str(graph), str(weights))
     config.disable_glog_info()
     if options.device == "gpu":
         precisions = {"float32": "Float32", "float16": "Half", "bfloat16": "Bfloat16"}
