@@ -35,6 +35,16 @@ Changes = Mapping[str, LowRank]  # by the path of a layer in its network
 
 
 @dataclass(frozen=True)
+class TaughtWord:
+    """A word that the base does not know, as its adapter has it; see ppvilg.knowledge.NewWord for the first three."""
+
+    word: str
+    mark: str
+    key_token_weight: float | None
+    row: np.ndarray  # float32 (D,), of the text encoder's token embedding
+
+
+@dataclass(frozen=True)
 class AdapterSettings:
     """What an adapter of this package says of itself: the mixture that it was trained on."""
 
@@ -46,12 +56,13 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Changes of one network or of all experts alike (`shared`), of single experts, and of the text encoder."""
+    """Changes of one network or of all experts alike (`shared`), of single experts, and of the text encoder; words."""
 
     shared: Changes = field(default_factory=dict)
     experts: Mapping[int, Changes] = field(default_factory=dict)
     text_encoder: Changes = field(default_factory=dict)
     settings: AdapterSettings | None = None  # None: a file of another program, made for no particular mixture
+    words: Sequence[TaughtWord] = ()
 
     def of_expert(self, index: int) -> list[Changes]:
         """What changes expert `index`."""
@@ -79,7 +90,7 @@ def remapped(adapter: Adapter, boundaries: Sequence[int]) -> Adapter:
         shares = [min(high, end) - max(low, start) for start, end in theirs]
         experts[index] = adapter.experts.get(int(np.argmax(shares)), {})
     settings = AdapterSettings(len(ranges), list(boundaries), own.base_sha256, own.mark)
-    return Adapter(adapter.shared, experts, adapter.text_encoder, settings)
+    return Adapter(adapter.shared, experts, adapter.text_encoder, settings, adapter.words)
 
 
 class Originals:

@@ -1,7 +1,8 @@
 """Adapter files: our own form, and those of kohya's scripts, diffusers (old and PEFT) and ppdiffusers for all experts.
 
 Our form: safetensors in PyTorch's layout with unet.shared.<layer>, unet.experts.<k>.<layer> and text_encoder.<layer>,
-each with .lora_A.weight (r, in) and .lora_B.weight (out, r), and an entry of metadata with AdapterSettings and alphas.
+each with .lora_A.weight (r, in) and .lora_B.weight (out, r), text_encoder.words.weight (k, D) with the rows of new
+words, and an entry of metadata with AdapterSettings, alphas and the words.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from safetensors.numpy import save_file
 
 from ppvilg.files import damage_of, whole_file
 
-from .lora import Adapter, AdapterSettings, LowRank, adaptable_layers, torch_shape
+from .lora import Adapter, AdapterSettings, LowRank, TaughtWord, adaptable_layers, torch_shape
 
 METADATA = "ppvilg_adapter"
+WORD_ROWS = "text_encoder.words.weight"
 FILE_NAMES = (
     "adapter.safetensors",
     "pytorch_lora_weights.safetensors",
     "paddle_lora_weights.safetensors",
     "adapter_model.safetensors",
 )
+_WORD = ("word", "mark", "key_token_weight")
 _PARTS = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha"}
 _FORMS = (
     re.compile(r"lora_unet_(?P<flat>.+)\.(?:lora_)?(?P<part>down|up|alpha)(?:\.weight)?"),  # kohya
@@ -95,7 +98,11 @@ def write_adapter(adapter: Adapter, path: str | os.PathLike) -> None:
             tensors[f"{group}.{layer}.lora_B.weight"] = np.ascontiguousarray(change.up)
             if change.alpha is not None:
                 alphas[f"{group}.{layer}"] = change.alpha
-    told = json.dumps({"settings": asdict(adapter.settings), "alphas": alphas}, sort_keys=True)
+    told = {"settings": asdict(adapter.settings), "alphas": alphas}
+    if adapter.words:
+        tensors[WORD_ROWS] = np.stack([word.row for word in adapter.words]).astype(np.float32)
+        told["words"] = [{key: getattr(word, key) for key in _WORD} for word in adapter.words]
+    told = json.dumps(told, sort_keys=True, ensure_ascii=False)
     with whole_file(path, replace=False) as partial:
         save_file(tensors, str(partial), metadata={"format": "pt", METADATA: told})
 
@@ -136,6 +143,7 @@ def _own(file: Path, tensors: dict, metadata: dict, expert: nn.Layer, text_encod
         experts = {index: {} for index in range(settings.num_experts)}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: its entry {METADATA!r} cannot be read ({error}): copy the file again") from None
+    words = _words(file, told.get("words", []), tensors.pop(WORD_ROWS, None), text_encoder)
     pairs: dict[tuple[str, str], dict] = {}
     for name, value in tensors.items():
         match = _OWN.fullmatch(name)
@@ -151,7 +159,21 @@ def _own(file: Path, tensors: dict, metadata: dict, expert: nn.Layer, text_encod
             raise ValueError(f"{file} has {group}, but says that it was made for {settings.num_experts} experts")
         groups[group][path] = _checked(file, f"{group}.{path}", pair, layers[group.partition(".")[0]].get(path))
     experts = {index: changes for index, changes in experts.items() if changes}
-    return Adapter(groups["unet.shared"], experts, groups["text_encoder"], settings)
+    return Adapter(groups["unet.shared"], experts, groups["text_encoder"], settings, words)
+
+
+def _words(file: Path, told: list, rows: np.ndarray | None, text_encoder: nn.Layer) -> list[TaughtWord]:
+    """New words with their rows."""
+    shape = (len(told), text_encoder.config.hidden_size)
+    if (rows is None) != (not told) or (told and rows.shape != shape):
+        found = "none" if rows is None else tuple(rows.shape)
+        raise ValueError(
+            f"{file} tells of {len(told)} new words, for which this model needs rows {shape}: it has {found}"
+        )
+    try:
+        return [TaughtWord(*(word[key] for key in _WORD), row) for word, row in zip(told, rows if told else ())]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: its new words cannot be read ({error!r}): copy the file again") from None
 
 
 def _plain(file: Path, tensors: dict, metadata: dict, expert: nn.Layer, ignore_text_encoder: bool) -> dict:

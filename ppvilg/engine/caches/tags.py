@@ -17,8 +17,8 @@ from tqdm import tqdm
 from ppvilg.data import BadSample, RecordSource
 from ppvilg.engine.parallel import distributed
 from ppvilg.files import naming_disk_errors
-from ppvilg.knowledge import text as text_module
-from ppvilg.knowledge.text import MARKS, tag
+from ppvilg.knowledge import tagging
+from ppvilg.knowledge.tagging import MARKS, tag
 
 logger = logging.getLogger(__name__)
 _COMPLETED = re.compile("(?:，|, )" + re.escape(MARKS["n"]))  # where a completed caption goes beyond the given one
@@ -35,7 +35,7 @@ class TagCache:
         self._file = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
     def tag(self, text: str) -> list[tuple[str, str]]:
-        """What `ppvilg.knowledge.text.tag` gives; a caption that was completed is put together from its pieces."""
+        """What `ppvilg.knowledge.tag` gives; a caption that was completed is put together from its pieces."""
         given, rest = text, ""
         completed = _COMPLETED.search(text)
         if completed:
@@ -54,7 +54,7 @@ def made_of(source: RecordSource) -> str:
 
     with open(os.path.join(os.path.dirname(jieba.__file__), "dict.txt"), "rb") as file:
         dictionary = hashlib.sha256(file.read()).hexdigest()
-    rules = hashlib.sha256(inspect.getsource(text_module).encode()).hexdigest()
+    rules = hashlib.sha256(inspect.getsource(tagging).encode()).hexdigest()
     parts = f"1 {source.fingerprint()} {jieba.__version__} {dictionary} {rules}"
     return hashlib.sha256(parts.encode()).hexdigest()
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ppvilg.files import file_sha256
-from ppvilg.models.lora import Adapter, Changes, Originals, merge_into, remapped
+from ppvilg.knowledge import check_new_words
+from ppvilg.models.lora import Adapter, Changes, Originals, TaughtWord, merge_into, remapped
 from ppvilg.models.lora_files import adapter_file, read_adapter
+
+from .words import AddedWords, word_of
 
 Scale = float | Sequence[float]  # one number, or one per expert from low to high noise as in guidance_scale
 
@@ -26,6 +31,8 @@ class LoadedAdapters:
     text_scales: dict[str, float] = field(default_factory=dict)
     experts: dict[int, Originals] = field(default_factory=dict)
     text_encoder: Originals = field(default_factory=Originals)
+    words: AddedWords | None = None  # of those that are on
+    taught_now: list[TaughtWord] = field(default_factory=list)  # the same, as their adapters hold them
     fused_scale: float | None = None  # None: not fused
 
     def of_expert(self, index: int) -> list[tuple[float, Changes]]:
@@ -39,6 +46,16 @@ class LoadedAdapters:
     def of_text_encoder(self) -> list[tuple[float, Changes]]:
         """What is to be merged into the text encoder, and how much of it."""
         return [(self.text_scales[name] * self._factor, self.adapters[name].text_encoder) for name in self.scales]
+
+    def taught(self) -> list[TaughtWord]:
+        """The words of the adapters that are on, and not at scales of zero alone."""
+        on = [name for name in self.scales if self._factor and self.is_heard(self.scales[name], self.text_scales[name])]
+        return [word for name in on for word in self.adapters[name].words]
+
+    @staticmethod
+    def is_heard(scales: Sequence[float], text_scale: float) -> bool:
+        """Whether an adapter of these scales does anything: at zero its words are unknown, as without it."""
+        return any(scales) or bool(text_scale)
 
     @property
     def _factor(self) -> float:
@@ -92,10 +109,15 @@ class LoraAdapters:
             raise ValueError(f"an adapter {name!r} is loaded already: give another adapter_name, or unload it")
         adapter = read_adapter(file, self._any_expert(), self.text_encoder, ignore_text_encoder)
         adapter = self._fitting(file, adapter, remap, any_base)
-        scales, text_scale = self._scales(name, adapter, scale, text_encoder_scale)
+        self._check_words(file, adapter)
+        scales = self._scales(name, adapter, scale, text_encoder_scale)
         self._lora.adapters[name], self._lora.files[name] = adapter, file_sha256(file)
-        self._lora.scales[name], self._lora.text_scales[name] = scales, text_scale
-        self._merge()
+        on = {other: (self._lora.scales[other], self._lora.text_scales[other]) for other in self._lora.scales}
+        try:
+            self._turn_on({**on, name: scales})
+        except ValueError:
+            del self._lora.adapters[name], self._lora.files[name]
+            raise
 
     def set_adapters(self, adapter_names: str | Sequence[str], adapter_weights: Scale | Sequence[Scale] = 1.0) -> None:
         """These adapters are on, no others; adapter_weights: one for all, or one per name, each as `scale` above."""
@@ -112,9 +134,7 @@ class LoraAdapters:
         resolved = {
             name: self._scales(name, self._lora.adapters[name], weight, None) for name, weight in zip(names, weights)
         }
-        self._lora.scales = {name: scales for name, (scales, _) in resolved.items()}
-        self._lora.text_scales = {name: text for name, (_, text) in resolved.items()}
-        self._merge()
+        self._turn_on(resolved)
 
     def get_active_adapters(self) -> list[str]:
         """Names of the adapters that are on."""
@@ -131,7 +151,7 @@ class LoraAdapters:
     def get_list_adapters(self) -> dict[str, list[str]]:
         """Names of the loaded adapters by the component that they change."""
         found = {}
-        for component, changed in (("unet", ("shared", "experts")), ("text_encoder", ("text_encoder",))):
+        for component, changed in (("unet", ("shared", "experts")), ("text_encoder", ("text_encoder", "words"))):
             names = [name for name, each in self._lora.adapters.items() if any(getattr(each, key) for key in changed)]
             found |= {component: names} if names else {}
         return found
@@ -231,9 +251,38 @@ class LoraAdapters:
             text_encoder_scale = 0.0
         return [float(each) for each in scales], scales[0] if text_encoder_scale is None else text_encoder_scale
 
+    def _check_words(self, file: Path, adapter: Adapter) -> None:
+        """ValueError, naming the file, if its words cannot be, or the model without adapters knows one."""
+        try:
+            words = [word_of(taught) for taught in adapter.words]
+            check_new_words(self.tokenizer, words, () if self._lora.words is None else self._lora.words.words)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def _turn_on(self, scales: Mapping[str, tuple[list[float], float]]) -> None:
+        """These adapters and no others, with scales of experts and text encoder. ValueError: two teach one word."""
+        teachers: dict[str, str] = {}
+        for name in (name for name, each in scales.items() if self._lora.is_heard(*each)):
+            for word in map(word_of, self._lora.adapters[name].words):
+                other = teachers.setdefault(word.key, name)
+                if other != name:
+                    raise ValueError(f"adapters {other!r} and {name!r} both teach {word.word!r}: turn one of them off")
+        self._lora.scales = {name: each for name, (each, _) in scales.items()}
+        self._lora.text_scales = {name: text for name, (_, text) in scales.items()}
+        self._merge()
+
     def _merge(self) -> None:
-        """Brings the weights in line with what is on."""
+        """Brings weights and words in line with what is on."""
         loaded = self._lora
+        taught = loaded.taught()
+        if [id(word) for word in taught] != [id(word) for word in loaded.taught_now]:
+            if loaded.words is not None:
+                loaded.words.take_out()
+                loaded.words = None
+            if taught:
+                rows = np.stack([word.row for word in taught])
+                loaded.words = AddedWords(self.tokenizer, self.text_encoder, list(map(word_of, taught)), rows)
+            loaded.taught_now = taught
         if self.is_streamed:
             self.unet.experts.source.change = lambda index, expert: merge_into(expert, loaded.of_expert(index))
             self.unet.experts.reload()
