@@ -24,7 +24,7 @@ from .training import (
     SampleConfig,
     StageConfig,
 )
-from .training_checks import validate
+from .training_checks import validate, validate_stage
 
 __all__ = [
     "STAGES",
@@ -44,6 +44,7 @@ __all__ = [
     "read_with_bases",
     "unknown_key",
     "validate",
+    "validate_stage",
 ]
 
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from .limits import bounded, choice
 
-STAGES = ("vae", "base", "experts")
+STAGES = ("vae", "base", "experts", "lora")
 
 
 @dataclass
@@ -143,18 +143,24 @@ class VAEStageConfig(StageConfig):
 
 
 @dataclass
-class DenoiserStageConfig(StageConfig):
+class DenoisingConfig(StageConfig):
+    """What all stages that train a denoiser have in common."""
+
     # Share of samples trained on the empty caption, for classifier-free guidance.
     caption_dropout: float = bounded(0.1, least=0, most=1)
     min_snr_gamma: float | None = bounded(None, above=0)  # None: off
-    train_text_encoder: bool = True
-    # Rates of parts that are not `learning_rate`; schedules scale them all alike.
-    learning_rates: dict[str, float] = bounded({}, least=0, keys=("unet", "text_encoder"))
     noise_offset: float = bounded(0.0, least=0)  # of noise that is the same all over a channel of a picture
     weighting_scheme: str = choice("none", ("none", "logit_normal"))  # how timesteps are drawn; none: uniformly
     logit_mean: float = 0.0  # of logit(t / T); above 0 favours noisy timesteps
     logit_std: float = bounded(1.0, above=0)
     validation_timesteps: int = bounded(4, least=1, most=1000)  # fixed timesteps per block of the routing table
+
+
+@dataclass
+class DenoiserStageConfig(DenoisingConfig):
+    train_text_encoder: bool = True
+    # Rates of parts that are not `learning_rate`; schedules scale them all alike.
+    learning_rates: dict[str, float] = bounded({}, least=0, keys=("unet", "text_encoder"))
 
 
 @dataclass
@@ -166,10 +172,28 @@ class ExpertsStageConfig(DenoiserStageConfig):
 
 
 @dataclass
+class LoraStageConfig(DenoisingConfig):
+    """An adapter of a finished model, which stays as it is; the recipe's `model` is then the model's own.
+
+    Not shared, the experts take turns as in stage experts; shared, every step trains on all timesteps.
+    """
+
+    base: str | None = None  # pipeline folder or zoo name of the model
+    rank: int = bounded(8, least=1)
+    alpha: float | None = bounded(None, above=0)  # changes are scaled by alpha / rank; None: by 1
+    # Ends of the paths of linear and convolutional layers of the denoiser.
+    targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    experts: Any = "all"  # or a list of numbers: the others stay as they are
+    shared: bool = False  # the same changes for all experts
+    text_encoder: bool = False  # the attention of the text encoder learns too
+
+
+@dataclass
 class TrainConfig:
     vae: VAEStageConfig = field(default_factory=VAEStageConfig)
     base: DenoiserStageConfig = field(default_factory=DenoiserStageConfig)
     experts: ExpertsStageConfig = field(default_factory=ExpertsStageConfig)
+    lora: LoraStageConfig = field(default_factory=LoraStageConfig)
 
 
 @dataclass

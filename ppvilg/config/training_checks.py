@@ -12,9 +12,14 @@ def validate(config: Recipe) -> None:
         raise ConfigError("data.cache_latents=true keeps one latent per picture: it needs data.crop=center and "
                           "data.horizontal_flip=0, or set data.cache_latents=false")
     _validate_shapes(config.data.shapes)
-    for stage in STAGES:
-        _validate_stage(config.train[stage], f"train.{stage}", config.model.num_experts if stage == "experts" else 1)
+    for stage in STAGES[:-1]:
+        validate_stage(config.train[stage], f"train.{stage}", config.model.num_experts if stage == "experts" else 1)
     _validate_experts(config)
+    others = [stage for stage in STAGES[:-1] if config.train[stage].steps]
+    if config.train.lora.steps and others:  # its networks are those of a finished model
+        raise ConfigError(f"train.lora.steps={config.train.lora.steps} and train.{others[0]}.steps="
+                          f"{config.train[others[0]].steps}: an adapter is trained in a recipe of its own, on a "
+                          "finished model (train.lora.base)")
 
 
 def _validate_shapes(shapes) -> None:
@@ -25,7 +30,8 @@ def _validate_shapes(shapes) -> None:
         raise ConfigError(f"{given}: the same shape is there twice; name each once")
 
 
-def _validate_stage(stage: StageConfig, name: str, turns: int) -> None:
+def validate_stage(stage: StageConfig, name: str, turns: int) -> None:
+    """Settings of one stage, whose networks take `turns`. Raises ConfigError."""
     own = -(-stage.steps // turns)  # steps of each network, where they take turns
     told = f"{own} steps" if turns == 1 else f"{own} steps of each expert"
     if stage.steps and stage.ema != "none" and own < stage.ema_every:

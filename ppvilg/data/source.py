@@ -19,7 +19,9 @@ from .buckets import shape_buckets
 from .index import HOME, Index, KeyView, home_of, open_index, stamp_of
 from .indexing import (
     COMPRESSED,
+    caption_files,
     fill_from_folder,
+    fill_from_pictures,
     fill_from_shards,
     find_files,
     find_listing,
@@ -217,7 +219,9 @@ def open_source(
     max_pixels: int = MAX_PIXELS,
     index: str | os.PathLike | None = None,
 ) -> RecordSource:
-    """Open one .tar, a folder of .tar shards, a pattern `x-{000..009}.tar`, or a folder with one .jsonl and pictures.
+    """Open one .tar, a folder of .tar shards, a pattern `x-{000..009}.tar`, or a folder of pictures.
+
+    The captions of a folder of pictures are in its one .jsonl or, without any, in text files or the pictures' names.
 
     `annotations` is the sidecar JSONL of shards, or a folder of them; when None, `annotations.jsonl` beside the shards
     and `NAME.annotations.jsonl` beside NAME.tar are used where they exist. For a folder of pictures it is the JSONL
@@ -278,7 +282,22 @@ def _open_folder(folder: str, annotations: str | None, max_pixels: int, home: Pa
     folder = os.path.normpath(folder)
     files, unreadable = find_files(folder, skip=HOME)
     stamps = {name: stamp_of(path) for name, path in files.items() if is_picture(name, others=True)}
+    if listing is None:
+        return _open_pictures(folder, files, unreadable, stamps, max_pixels, home)
     stamps[os.path.relpath(listing, folder)] = stamp_of(listing)
     request = {"folder": True, "annotations": os.path.relpath(listing, folder), "max_pixels": max_pixels}
     fill = lambda writer: fill_from_folder(writer, folder, listing, files, unreadable)  # noqa: E731
+    return RecordSource(open_index(folder, request, stamps, max_pixels, fill, home))
+
+
+def _open_pictures(
+    folder: str, files: dict, unreadable: list, stamps: dict, max_pixels: int, home: Path | None
+) -> RecordSource:
+    """Pictures with captions in text files beside them or in their names."""
+    if not stamps:
+        where = "in one .jsonl, in .txt files or in names"
+        raise ValueError(f"{folder}: needs .tar shards or pictures, whose captions are {where}")
+    stamps |= {os.path.relpath(path, folder): stamp_of(path) for path in caption_files(files).values()}
+    request = {"folder": True, "annotations": None, "max_pixels": max_pixels}
+    fill = lambda writer: fill_from_pictures(writer, files, unreadable)  # noqa: E731
     return RecordSource(open_index(folder, request, stamps, max_pixels, fill, home))

@@ -41,7 +41,13 @@ def seed_weights(seed: int, component: int) -> None:
 
 
 def build_sources(recipe: Recipe) -> tuple[RecordSource, RecordSource]:
-    """(training, validation) sources; ConfigError where there is none, or nothing usable in it."""
+    """(training, validation) sources; ConfigError where there is none, or nothing usable in it.
+
+    An adapter without validation data is validated on what it learns from.
+    """
+    if recipe.train.lora.steps and not recipe.data.validation:  # a few pictures, with nothing to spare
+        source = _open_source("train", recipe.data.train, recipe.data.annotations)
+        return source, source
     if not recipe.data.validation:
         raise ConfigError("data.validation is not set: experts are judged against their base on data neither has seen. "
                           "Give a second folder or shard pattern")

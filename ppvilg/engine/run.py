@@ -20,6 +20,8 @@ from ppvilg.engine.checks import (
     rehearse_memory,
     rehearse_samples,
 )
+from ppvilg.engine.lora.base import base_folder, check_lora, chosen_experts, with_base
+from ppvilg.engine.lora.stage import LoraStage
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.parallel.layout import experts_of
 from ppvilg.engine.stages.autoencoder import AutoencoderStage
@@ -30,6 +32,7 @@ from ppvilg.engine.training.precision import Precision
 from ppvilg.engine.training.resuming import changes, settings_of
 from ppvilg.engine.training.trainer import Trainer, check_shares
 from ppvilg.files import write_whole
+from ppvilg.pipelines.folders.identity import folder_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ class Run:
     def __init__(self, recipe: Recipe):
         self.recipe, self.output = recipe, Path(recipe.output)
         self._recipe_is_kept, self.tokenizer = False, None
+        if recipe.train.lora.steps:
+            recipe = self.recipe = with_base(recipe)
+            check_lora(recipe)
         check_settings(recipe)
         for name in STAGES:  # all of them now, rather than after the stages before
             if recipe.train[name].steps:
@@ -92,12 +98,14 @@ class Run:
         rehearse_data(self.recipe, self.training, self.validation)
 
     def _begins_at(self) -> Path | None:
-        """The pipeline folder that experts begin from, None where stage base is still to make it."""
+        """The pipeline folder that experts or an adapter begin from, None where stage base is still to make it."""
         train = self.recipe.train
+        if train.lora.steps:
+            return base_folder(self.recipe)
         return self.expert_start if train.experts.steps and (train.experts.start or not train.base.steps) else None
 
     def _denoises(self) -> bool:
-        return bool(self.recipe.train.base.steps or self.recipe.train.experts.steps)
+        return any(self.recipe.train[name].steps for name in STAGES if name != "vae")
 
     def _run_stages(self) -> Path:
         result = self.output
@@ -111,7 +119,7 @@ class Run:
         for name in ("base", "experts"):
             if self.recipe.train[name].steps:
                 result = self.run_denoiser(name, data)
-        return result
+        return self.run_lora(data) if self.recipe.train.lora.steps else result
 
     def _keep_recipe(self) -> None:
         """Write recipe.yml; one that was there stays under another name if it describes another model.
@@ -187,6 +195,8 @@ class Run:
                             validation)
 
     def _build_tokenizer(self):
+        if self.recipe.train.lora.steps:
+            return builder.load_tokenizer(str(base_folder(self.recipe) / "tokenizer"))  # as it is, marks or none
         in_use = any((self.output / "checkpoints").glob("base/step_*"))
         return builder.build_tokenizer_for(self.recipe, self.training.captions, self.training.fingerprint(),
                                            self.output / "tokenizer", in_use)
@@ -202,6 +212,15 @@ class Run:
                 folder = self.output / "_".join([name, *(f"{expert:02d}" for expert in self._chosen_experts())])
         self._train(DenoiserStage(self.recipe, data, name, folder, start, experts), name, **made_of)
         distributed.arrange(expert_groups=False)
+        return folder
+
+    def run_lora(self, data: DenoiserData) -> Path:
+        """Stage lora -> `<output>/lora` with the adapter's file and its card."""
+        folder, base = self.output / "lora", base_folder(self.recipe)
+        base_sha256 = distributed.from_main(folder_sha256(base) if distributed.is_main() else "")
+        stage = LoraStage(self.recipe, data, "lora", folder, base, chosen_experts(self.recipe))
+        stage.base_sha256 = base_sha256
+        self._train(stage, "lora", vae=self.vae_hash, base=base_sha256)
         return folder
 
     def _train(self, stage: Stage, name: str, **made_of: str) -> None:

@@ -104,7 +104,8 @@ def write_adapter(adapter: Adapter, path: str | os.PathLike) -> None:
         told["words"] = [{key: getattr(word, key) for key in _WORD} for word in adapter.words]
     told = json.dumps(told, sort_keys=True, ensure_ascii=False)
     with whole_file(path, replace=False) as partial:
-        save_file(tensors, str(partial), metadata={"format": "pt", METADATA: told})
+        # one entry alone: several would stand in an order that is another in every process
+        save_file(tensors, str(partial), metadata={METADATA: told})
 
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -233,3 +233,44 @@ for name in ("folder", "shards", "closed"):
     assert folder.startswith("folder 1 ['folder cannot be read (Permission denied)', \"image is missing")
     assert shards == "shards 1 ['cannot be read (Permission denied)']"
     assert closed.endswith("closed may not be read by this user: change its permissions")
+
+
+def test_without_a_listing_captions_are_in_the_names_of_pictures(tmp_path):
+    nameless = ["0001.png", "IMG_1234.jpg", "微信图片_20240101.png"]
+    named = ["一只狐狸.png", "一只狐狸 (2).png", "b/红色背景上的一只狐狸_03.jpg", "a_red-brown_fox 2.webp"]
+    for name in nameless + named:
+        put(tmp_path, name)
+    source = open_source(tmp_path)
+    assert {source.read_text(i).key: source.read_text(i).captions for i in range(len(source))} == {
+        "一只狐狸": {"zh": "一只狐狸"},
+        "一只狐狸 (2)": {"zh": "一只狐狸"},
+        "b/红色背景上的一只狐狸_03": {"zh": "红色背景上的一只狐狸"},
+        "a_red-brown_fox 2": {"en": "a red-brown fox"},
+    }
+    assert [Path(problem.source).name for problem in source.bad] == nameless
+    assert "name the file after what it shows" in source.bad[0].reason
+
+
+def test_text_files_beside_pictures_are_their_captions_and_all_need_one(tmp_path):
+    for name in ("1.png", "2.png", "一只猫.png", "4.png"):
+        put(tmp_path, name)
+    put(tmp_path, "1.txt", "\ufeff一只狐狸\n".encode())
+    put(tmp_path, "2.caption", "一只狗".encode("gbk"))
+    put(tmp_path, "4.txt", b" \n")
+    put(tmp_path, "notes.txt", b"of no picture")
+    source = open_source(tmp_path)
+    assert [source.read_text(i).captions for i in range(len(source))] == [{"zh": "一只狐狸"}]
+    assert [(problem.key, problem.reason.partition(",")[0]) for problem in source.bad] == [
+        ("2", "not UTF-8 (byte 4)"),
+        ("4", "its caption is missing: 4.txt is empty"),
+        ("一只猫", "its caption is missing: other pictures have a text file"),
+    ]
+    before = source.fingerprint()
+    put(tmp_path, "1.txt", "两只狐狸".encode())
+    assert open_source(tmp_path).fingerprint() != before, "changed captions are other data"
+
+
+def test_a_folder_without_pictures_says_what_it_may_hold(tmp_path):
+    put(tmp_path, "readme.txt", b"nothing here")
+    with pytest.raises(ValueError, match="pictures, whose captions are in one .jsonl"):
+        open_source(tmp_path)

@@ -152,9 +152,9 @@ def test_folder_with_jsonl(tmp_path):
     assert "outside.png" in text and "metadata.jsonl:4" in text and "alone.png" in source.summary()
 
 
-def test_folder_needs_exactly_one_jsonl(tmp_path):
+def test_a_folder_without_captions_or_with_two_listings_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(encode())
-    with pytest.raises(ValueError, match="exactly one .jsonl"):
+    with pytest.raises(ValueError, match="a.png.*caption is missing"):
         open_source(tmp_path)
     write_sidecar(tmp_path / "x.jsonl", [])
     write_sidecar(tmp_path / "y.jsonl", [])

@@ -46,8 +46,8 @@ def is_picture(name: str, others: bool = False) -> bool:
     return extension in IMAGE_EXTENSIONS or (others and extension in OTHER_PICTURE_EXTENSIONS)
 
 
-def find_listing(folder: str) -> str:
-    """The one JSONL beside the pictures of a folder; ValueError when there is none or several."""
+def find_listing(folder: str) -> str | None:
+    """The one JSONL beside the pictures of a folder, None where there is none; ValueError when there are several."""
     found = sorted(glob.glob(os.path.join(glob.escape(folder), "*.jsonl")))
     if len(found) == 1:
         return found[0]
@@ -57,8 +57,10 @@ def find_listing(folder: str) -> str:
             f"{folder}: holds compressed shards ({', '.join(packed[:3])}{', ...' if len(packed) > 3 else ''}), which "
             "cannot be read by offset: unpack them to .tar"
         )
-    names = ", ".join(map(os.path.basename, found)) or "none"
-    raise ValueError(f"{folder}: needs .tar shards or exactly one .jsonl beside the pictures; .jsonl here: {names}")
+    if not found:
+        return None
+    names = ", ".join(map(os.path.basename, found))
+    raise ValueError(f"{folder}: needs .tar shards or at most one .jsonl beside the pictures; .jsonl here: {names}")
 
 
 def fill_from_folder(writer: IndexWriter, folder: str, listing: str, files: dict[str, str],

@@ -190,7 +190,7 @@ def _try_optimizer(recipe: Recipe, stage: str) -> None:
 
 
 def _try_start(recipe: Recipe, folder: Path, vae) -> None:
-    """The pipeline folder that experts begin from: its networks fit, and the denoisers that are needed are whole."""
+    """The pipeline folder that experts or an adapter begin from: its networks fit, what is needed of them is whole."""
     try:
         source = MoDEUNet2DConditionModel.without_experts(folder / "unet")
         text_encoder = ErnieConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
@@ -207,7 +207,8 @@ def _try_start(recipe: Recipe, folder: Path, vae) -> None:
             if not is_whole(path):
                 raise ValueError(damage_of(path))
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"train.experts.start={folder}: {error}") from error
+        key = "train.lora.base" if recipe.train.lora.steps else "train.experts.start"
+        raise ConfigError(f"{key}={folder}: {error}") from error
 
 
 # ---- data

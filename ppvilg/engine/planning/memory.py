@@ -16,13 +16,14 @@ from pathlib import Path
 import paddle
 
 from ppvilg.config import ConfigError, Recipe
+from ppvilg.engine.lora.base import adapter_shapes, chosen_experts
 from ppvilg.engine.parallel.layout import Axes, resolve_axes
 from ppvilg.engine.planning import plan
 from ppvilg.engine.training.optimizers import state_elements
 
 logger = logging.getLogger(__name__)
 CONTEXT = 3e9  # bytes: CUDA context, kernels, communication buffers, fragmentation
-STAGES = ("base", "experts")
+STAGES = ("base", "experts", "lora")
 # What changes cost, to tell which to advise first: passes nothing, shards messages, recompute a third of the time, low
 # precision digits; one expert a job is another way of working.
 _COSTS = {"accumulation": 1, "sharding": 2, "recompute": 3, "level": 4, "only": 20}
@@ -44,11 +45,17 @@ class Form:
     cached: bool = True  # latents are read, not encoded
     optimizer: str = "adamw"
     averages: bool = True
+    adapter: tuple[tuple[int, ...], ...] | None = None  # shapes that stage lora trains; its networks are frozen
 
     @classmethod
     def of(cls, recipe: Recipe, stage: str, axes: Axes) -> Form:
         """As the recipe says it."""
         config, only = recipe.train[stage], recipe.train.experts.only
+        if stage == "lora":
+            return cls(stage, axes, config.batch_size, config.accumulation, len(chosen_experts(recipe)),
+                       config.text_encoder, recipe.precision.level, recipe.recompute,
+                       recipe.distributed.sharding_stage, recipe.data.cache_latents, config.optimizer,
+                       config.ema != "none", adapter_shapes(recipe))
         experts = 1 if stage == "base" else len(only) if only is not None else recipe.model.num_experts
         return cls(stage, axes, config.batch_size, config.accumulation, experts, config.train_text_encoder,
                    recipe.precision.level, recipe.recompute, recipe.distributed.sharding_stage,
@@ -85,17 +92,20 @@ def rank_memory(form: Form, shapes: dict, work: dict[str, plan.Work], context: f
     unet, text, vae = (plan.count(shapes[part]) for part in ("unet", "text_encoder", "vae"))
     low, shards = form.level == "O2", form.axes.sharding
     extra = text if form.trains_text_encoder else 0
-    trained, running = form.held * unet + extra, unet + extra
+    trained, running, frozen = form.held * unet + extra, unet + extra, vae + text - extra
+    moments = (form.held * state_elements(form.optimizer, shapes["unet"].values())
+               + (state_elements(form.optimizer, shapes["text_encoder"].values()) if extra else 0))
+    if form.adapter is not None:
+        trained = running = sum(map(math.prod, form.adapter))
+        frozen, moments = form.held * unet + text + vae, state_elements(form.optimizer, form.adapter)
     gradients = 4.0 * running / (shards if form.sharding_stage == 2 and shards > 1 else 1)
     if low and (form.accumulation > 1 or form.sharding_stage == 2):
         gradients += 2.0 * running
     element = 4.0 if form.level == "O0" else 2.0
     kept = work["unet"].kept_with_recompute if form.recompute else work["unet"].kept
     kept += work["text_encoder"].kept if form.trains_text_encoder else 0.0
-    moments = (form.held * state_elements(form.optimizer, shapes["unet"].values())
-               + (state_elements(form.optimizer, shapes["text_encoder"].values()) if extra else 0))
     encoding = 0.0 if form.cached else work["vae"].largest
-    return {"weights": (2.0 if low else 4.0) * trained + 4.0 * (vae + text - extra),
+    return {"weights": (2.0 if low else 4.0) * trained + 4.0 * frozen,
             "gradients": gradients, "optimizer": 4.0 * (moments + (trained if low else 0)) / shards,
             "average": 4.0 * trained / shards if form.averages else 0.0,
             "step": element * form.samples_per_pass * max(kept, encoding),

@@ -24,6 +24,7 @@ from ppvilg.models import expert_index, uniform_boundaries
 
 logger = logging.getLogger(__name__)
 _VALIDATION_STREAM = 14
+_NUMBERS = {"base": 1, "experts": 2, "lora": 3}  # of the stages' random streams
 
 
 @dataclass
@@ -65,7 +66,7 @@ class DenoiserStage(Stage):
 
     def __init__(self, recipe: Recipe, data: DenoiserData, name: str, folder: Path, base: Path | None = None,
                  experts: list[int] | None = None):
-        self.kind, self.number, self.folder = name, {"base": 1, "experts": 2}[name], folder
+        self.kind, self.number, self.folder = self.kind_of(recipe, name), _NUMBERS[name], folder
         self.name = folder.name if name == "experts" else name
         self.recipe, self.config, self.data, self.conditioning = recipe, recipe.train[name], data, data.conditioning
         self.scheduler = builder.build_scheduler(self.recipe)
@@ -74,13 +75,23 @@ class DenoiserStage(Stage):
         self.boundaries = list(model.boundaries or uniform_boundaries(model.num_experts, timesteps))
         everyone = list(range(len(self.boundaries) - 1))
         self.experts = everyone if experts is None else list(experts)
-        self.turns, self.base = len(everyone) if name == "experts" else 1, base
+        self.turns, self.base = len(everyone) if self.kind == "experts" else 1, base
         self._build_networks(base)
         self.sampler = TimestepSampler(timesteps, self.boundaries, self.config.weighting_scheme,
                                        self.config.logit_mean, self.config.logit_std)
         self.loss = DenoisingLoss(self.scheduler, self.config.min_snr_gamma)
         self.plain_loss = DenoisingLoss(self.scheduler)
         self.groups = [f"expert_{k:02d}" for k in range(len(self.boundaries) - 1)]
+
+    @staticmethod
+    def kind_of(recipe: Recipe, name: str) -> str:
+        """"base": every step trains on all timesteps; "experts": these take turns."""
+        return name
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether gradients reach the text encoder."""
+        return self.config.train_text_encoder
 
     def _build_networks(self, base: Path | None) -> None:
         if base is None:
@@ -93,7 +104,7 @@ class DenoiserStage(Stage):
         if self.recipe.recompute:
             self.unet.enable_gradient_checkpointing()
         self.networks = {"unet": self.unet}
-        if self.config.train_text_encoder:
+        if self.trains_text_encoder:
             self.networks["text_encoder"] = self.text_encoder
         check_fit(self.recipe, self.data.vae, self.text_encoder, self.unet.config.unet)
         self._set_training(True)
@@ -151,7 +162,7 @@ class DenoiserStage(Stage):
 
     def losses(self, batch: DenoiserBatch, step: int):
         latents = self.latents(batch)
-        with paddle.set_grad_enabled(self.config.train_text_encoder):
+        with paddle.set_grad_enabled(self.trains_text_encoder):
             hidden = self.text_encoder(batch.tensor("input_ids"))[0]  # (N, L, D)
         terms = self.loss(self.unet, latents, batch.tensor("noise"), paddle.to_tensor(batch.timesteps),
                           loss_weights=batch.tensor("loss_weights"), encoder_hidden_states=hidden,
