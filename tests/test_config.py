@@ -49,7 +49,8 @@ def test_shipped_recipes_load(path):
     if "train" not in OmegaConf.load(path):
         pytest.skip("not a training recipe")
     config = load_config(path)
-    assert config.train.base.steps > 0 or (config.train.experts.steps > 0 and config.train.experts.start)
+    train = config.train
+    assert train.base.steps or (train.experts.steps and train.experts.start) or (train.lora.steps and train.lora.base)
     for width, height in config.data.shapes:
         assert width % 16 == 0 and height % 16 == 0
 
