@@ -25,6 +25,7 @@ setup(
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
             "evaluation/human/page/*.html",
+            *(f"knowledge/names/*.{ending}" for ending in ("yml", "txt")),
             *(f"serving/page/**/*.{ending}" for ending in ("html", "css", "js", "svg")),
         ],
     },

@@ -69,6 +69,8 @@ class VisionKnowledgeConfig:
     completion: CompletionConfig = field(default_factory=CompletionConfig)
     replacement: ReplacementConfig = field(default_factory=ReplacementConfig)
     min_score: float = bounded(0.5, least=0, most=1)  # objects detected with less are not trusted
+    # Tables of names and kinds of detected objects: one that comes with ppvilg or a YAML file, later ones over earlier.
+    names: list[str] = field(default_factory=lambda: ["coco"])
     synonyms: dict[str, list[str]] = field(default_factory=dict)  # label -> names that mention it: {cat: [猫, 猫咪]}
 
 

@@ -19,7 +19,7 @@ from ppvilg.engine.checkpoint import replaced_folder
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.weights import read_weights
 from ppvilg.files import file_sha256
-from ppvilg.knowledge import TextKnowledge, VisualKnowledge, add_marks, build_tokenizer
+from ppvilg.knowledge import NameTable, TextKnowledge, VisualKnowledge, add_marks, build_tokenizer, open_names
 from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, block_origins
 
 logger = logging.getLogger(__name__)
@@ -236,4 +236,14 @@ def build_visual_knowledge(recipe: Recipe) -> VisualKnowledge:
         english_probability=1.0 if recipe.data.caption == "en" else 0.0,
         min_score=part.min_score,
         synonyms={label: list(names) for label, names in part.synonyms.items()},
+        names=build_names(recipe),
     )
+
+
+def build_names(recipe: Recipe) -> NameTable:
+    """What detected objects are called. ConfigError where a table of the recipe is missing or contradicts itself."""
+    tables = recipe.knowledge.vision.names
+    try:
+        return open_names(tables)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"knowledge.vision.names={list(tables)}: {error}") from error

@@ -204,7 +204,8 @@ class Run:
     def run_denoiser(self, name: str, data: DenoiserData) -> Path:
         """Stage base or experts -> pipeline folder `<output>/<name>`; `experts_07` where only expert 7 is trained."""
         experts, start, folder = None, None, self.output / name
-        made_of, place = {"vae": self.vae_hash}, distributed.arrange(expert_groups=name == "experts")
+        names = builder.build_names(self.recipe).identity  # a table may be another under the same name
+        made_of, place = {"vae": self.vae_hash, "names": names}, distributed.arrange(expert_groups=name == "experts")
         if name == "experts":
             experts, start = experts_of(place.group, place.groups, self._chosen_experts()), self.expert_start
             made_of["start"] = _hash_on_main(start)

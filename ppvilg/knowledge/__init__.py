@@ -1,7 +1,8 @@
 """Knowledge from words and objects: marks and key-token weights (text), weight maps and captions (vision), styles."""
 
-from .completion import complete_caption, mentioned_labels, missing_objects
+from .completion import complete_caption, missing_objects
 from .finding import find_new_words
+from .names import NamesError, NameTable, open_names
 from .styles import NO_STYLE, STYLES, apply_style
 from .tagging import MARKS, NewWord, mark, mark_of, strip_marks, tag
 from .text import (
@@ -22,6 +23,8 @@ __all__ = [
     "REPLACEMENT",
     "STYLES",
     "EncodedText",
+    "NameTable",
+    "NamesError",
     "NewWord",
     "TextKnowledge",
     "TokenizerWords",
@@ -35,8 +38,8 @@ __all__ = [
     "find_new_words",
     "mark",
     "mark_of",
-    "mentioned_labels",
     "missing_objects",
+    "open_names",
     "strip_marks",
     "tag",
     "taught_words",

@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
-from .text import MARKS, strip_marks
+from .names import NameTable, is_chinese
+from .tagging import MARKS
 
-
-def is_chinese(text: str) -> bool:
-    """Whether a text holds a Chinese character."""
-    return bool(re.search(r"[\u3400-\u9fff]", text))
+NO_NAMES = NameTable()
 
 
-def names_of(label: str, synonyms: Mapping[str, Sequence[str]] | None) -> list[str]:
-    """A label and its synonyms."""
-    return [label, *(synonyms or {}).get(label, ())]
+def missing_objects(caption: str, objects, names: NameTable = NO_NAMES) -> list[str]:
+    """Labels of `objects` that the caption does not name, in order, several of a kind once.
 
-
-@lru_cache(maxsize=4096)  # completion and loss weights ask the same of a sample
-def _occurrences(name: str, caption: str) -> list[tuple[int, int]]:
-    """Where a name stands in a caption; Latin names as whole words, plural or not, in any case."""
-    pattern = re.escape(name)
-    if not is_chinese(name):
-        pattern = rf"(?<![A-Za-z0-9]){pattern}(?:s|es)?(?![A-Za-z0-9])"
-    return [match.span() for match in re.finditer(pattern, caption, re.IGNORECASE)]
-
-
-def mentioned_labels(
-    caption: str, labels: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None = None
-) -> list[str]:
-    """Those of `labels` that the caption names itself or by a synonym, in order, each once.
-
-    A name inside a longer name of another label of the list does not count: 熊猫 names the panda, not also 熊 and 猫.
+    A label that another missing one names is left out as well: with 牧羊犬 to be appended, 狗 is not missing.
     """
-    labels = list(dict.fromkeys(labels))
-    if not labels:
-        return []
-    caption = strip_marks(caption)
-    spans = {label: [s for name in names_of(label, synonyms) for s in _occurrences(name, caption)] for label in labels}
-
-    def swallowed(label: str, span: tuple[int, int]) -> bool:
-        return any(
-            other != label and start <= span[0] and span[1] <= end and (end - start) > (span[1] - span[0])
-            for other, found in spans.items()
-            for start, end in found
-        )
-
-    return [label for label in labels if any(not swallowed(label, span) for span in spans[label])]
-
-
-def missing_objects(caption: str, objects, synonyms: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Labels of `objects` that the caption does not mention, in order, several of a kind once."""
     labels = list(dict.fromkeys(item.label for item in objects))
-    mentioned = set(mentioned_labels(caption, labels, synonyms))
-    return [label for label in labels if label not in mentioned]
+    mentioned = set(names.mentioned(caption, labels))
+    missing = [label for label in labels if label not in mentioned]
+    if len(missing) < 2:
+        return missing
+    chinese = is_chinese(caption or missing[0])
+    written = {label: names.name_of(label, chinese) for label in missing}
+    kept: list[str] = []
+    for place, label in enumerate(missing):
+        others = {written[other] for other in (*kept, *missing[place + 1 :])} - {None, written[label]}
+        if label not in names.mentioned("，".join(sorted(others)), labels):
+            kept.append(label)
+    return kept
 
 
 def complete_caption(caption: str, labels: Sequence[str], marks: bool = True) -> str:

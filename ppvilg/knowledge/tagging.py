@@ -112,7 +112,7 @@ def new_words_pattern(words: tuple[NewWord, ...]) -> re.Pattern:
 
 
 @lru_cache(maxsize=1)
-def _segmenter():
+def segmenter():
     """jieba's tagger over a dictionary of our own, so that neither side changes the other's words."""
     import jieba
     import jieba.posseg
@@ -150,7 +150,7 @@ def _cut(text: str, words: tuple[NewWord, ...]) -> Iterator[tuple[str, str]]:
         if index % 2:
             yield part, _NEW + marks[part.lower()]
         else:
-            yield from ((pair.word, pair.flag) for pair in _segmenter().cut(part))
+            yield from ((pair.word, pair.flag) for pair in segmenter().cut(part))
 
 
 def _join_runs(tags: Tags) -> list[tuple[str, str]]:
@@ -178,7 +178,7 @@ def _in_run(character: str) -> bool:
 
 def _split_compounds(tags: Tags) -> list[tuple[str, str]]:
     """Cut dictionary words like 一棵树 and 一个碗 into count and noun (but not 一朵朵), 上有 into place and verb."""
-    classes = _segmenter().word_tag_tab
+    classes = segmenter().word_tag_tab
     split: list[tuple[str, str]] = []
     for word, pos in tags:
         count = _COUNT.fullmatch(word)

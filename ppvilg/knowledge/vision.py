@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from .completion import complete_caption, is_chinese, mentioned_labels, missing_objects, names_of
+from .completion import complete_caption, missing_objects
+from .names import NameTable, is_chinese
 
 REPLACEMENT = "replacement"
 COMPLETION = "completion"
@@ -73,7 +74,8 @@ class VisualKnowledge:
     completion: name objects the caption leaves out, on completion_probability of the samples.
     replacement_probability: share of samples whose caption is replaced by the generated one, where there is one.
     english_probability: share of samples that take the English caption, where there is one.
-    min_score: objects detected with less are not trusted. synonyms: label -> other names that count as mentioning it.
+    min_score: objects detected with less are not trusted. names: what labels are called and what is a kind of them.
+    synonyms: label -> further names that count as mentioning it, wherever they stand.
     """
 
     object_weight: float = 0.1
@@ -83,8 +85,11 @@ class VisualKnowledge:
     english_probability: float = 0.0
     min_score: float = 0.5
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    names: NameTable = field(default_factory=NameTable)
 
     def __post_init__(self) -> None:
+        if self.synonyms:
+            object.__setattr__(self, "names", self.names.with_synonyms(self.synonyms))
         if not (math.isfinite(self.object_weight) and self.object_weight >= 0):
             raise ValueError(f"object_weight must be a finite number >= 0, got {self.object_weight}")
         for name in ("replacement_probability", "completion_probability", "english_probability"):
@@ -133,19 +138,15 @@ class VisualKnowledge:
     def key_objects(self, objects, caption: str) -> list:
         """Trusted objects (score >= min_score) whose label the caption mentions."""
         trusted = [item for item in objects if item.score >= self.min_score]
-        mentioned = set(mentioned_labels(caption, [item.label for item in trusted], self.synonyms))
+        mentioned = set(self.names.mentioned(caption, [item.label for item in trusted]))
         return [item for item in trusted if item.label in mentioned]
 
     def _missing_names(self, caption: str, objects) -> list[str]:
         """Names to append, in the caption's language; objects without a name in that language are left alone."""
         trusted = [item for item in objects if item.score >= self.min_score]
         chinese = is_chinese(caption)
-        names = []
-        for label in missing_objects(caption, trusted, self.synonyms):
-            same = [name for name in names_of(label, self.synonyms) if is_chinese(name) == chinese]
-            # a Latin name inside Chinese text is ordinary (T恤, iPhone); Chinese inside English text is not
-            names += same[:1] or ([label] if chinese else [])
-        return names
+        names = [self.names.name_of(label, chinese) for label in missing_objects(caption, trusted, self.names)]
+        return list(dict.fromkeys(name for name in names if name))
 
 
 def _happens(probability: float, rng: np.random.Generator | None) -> bool:

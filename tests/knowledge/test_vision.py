@@ -8,10 +8,10 @@ import pytest
 from ppvilg.knowledge import (
     COMPLETION,
     REPLACEMENT,
+    NameTable,
     VisualKnowledge,
     box_weight_map,
     complete_caption,
-    mentioned_labels,
     missing_objects,
 )
 
@@ -93,22 +93,22 @@ def test_boxes_that_are_no_boxes_are_refused(boxes):
 def test_missing_objects_are_named_once_and_in_order():
     things = [Thing("碗"), Thing("猫"), Thing("碗"), Thing("勺子")]
     assert missing_objects("一只[n]猫", things) == ["碗", "勺子"]
-    assert missing_objects("一只小猫和一个饭碗", things, {"勺子": ["汤匙"]}) == ["勺子"]
-    assert missing_objects("一只猫，碗里有汤匙", things, {"勺子": ["汤匙"]}) == []
+    assert missing_objects("一只小猫和一个饭碗", things, NameTable(synonyms={"勺子": ["汤匙"]})) == ["勺子"]
+    assert missing_objects("一只猫，碗里有汤匙", things, NameTable(synonyms={"勺子": ["汤匙"]})) == []
     assert missing_objects("一只猫", []) == []
 
 
 def test_a_name_inside_another_objects_name_is_not_a_mention():
     labels = ["猫", "熊猫", "熊", "猫头鹰"]
-    assert mentioned_labels("一只熊猫", labels) == ["熊猫"]
-    assert mentioned_labels("一只熊猫和一只猫", labels) == ["猫", "熊猫"]
-    assert mentioned_labels("猫头鹰", labels) == ["猫头鹰"]
+    assert NameTable().mentioned("一只熊猫", labels) == ["熊猫"]
+    assert NameTable().mentioned("一只熊猫和一只猫", labels) == ["猫", "熊猫"]
+    assert NameTable().mentioned("猫头鹰", labels) == ["猫头鹰"]
 
 
 def test_english_names_are_whole_words():
-    assert mentioned_labels("Cats and cattle", ["cat", "cow"]) == ["cat"]
-    assert mentioned_labels("a concatenation", ["cat"]) == []
-    assert mentioned_labels("two buses", ["bus"]) == ["bus"]
+    assert NameTable().mentioned("Cats and cattle", ["cat", "cow"]) == ["cat"]
+    assert NameTable().mentioned("a concatenation", ["cat"]) == []
+    assert NameTable().mentioned("two buses", ["bus"]) == ["bus"]
 
 
 def test_complete_caption():

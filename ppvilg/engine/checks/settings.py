@@ -38,7 +38,7 @@ def _defaults_of(cls: type, without: tuple = ()) -> dict:
 
 
 def check_settings(recipe: Recipe) -> None:
-    """Keys and types of the free-form parts, the noise schedule and the experts' blocks. Raises ConfigError."""
+    """Keys and types of the free-form parts, tables of names, noise schedule, experts' blocks. Raises ConfigError."""
     for name, (given, defaults) in stock_settings(recipe).items():
         for key, value in builder.plain(given).items():
             if key not in defaults:
@@ -46,6 +46,7 @@ def check_settings(recipe: Recipe) -> None:
             problem = _problem(key, value, defaults[key])
             if problem:
                 raise ConfigError(f"{name}.{key}={value}: {problem}")
+    builder.build_names(recipe)
     _check_schedule(recipe)
     _check_blocks(recipe)
 
