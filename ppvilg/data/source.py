@@ -275,7 +275,7 @@ def _shards_in(folder: str) -> list[str]:
 
 def _open_folder(folder: str, annotations: str | None, max_pixels: int, home: Path | None) -> RecordSource:
     listing = find_listing(folder) if annotations is None else annotations
-    if os.path.isdir(listing):
+    if listing is not None and os.path.isdir(listing):
         listing = os.path.join(listing, "annotations.jsonl")
         if not os.path.isfile(listing):
             raise FileNotFoundError(f"{annotations}: holds no annotations.jsonl for the folder of pictures {folder}")
