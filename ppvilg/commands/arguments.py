@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from ppvilg.config import ConfigError, parse_adapter
+
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
@@ -113,13 +115,7 @@ def add_lora(parser: argparse.ArgumentParser) -> None:
 
 def parse_lora(text: str) -> tuple[Path, float | list[float]]:
     """(path, scale) of PATH or PATH:SCALE. argparse.ArgumentTypeError: SCALE is no number."""
-    path, colon, scale = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
     try:
-        scales = [float(each) for each in scale.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: {scale!r} is no scale, such as 0.8 or 0,0,0.5,1") from None
-    if not all(map(math.isfinite, scales)):
-        raise argparse.ArgumentTypeError(f"{text!r}: a scale must be finite")
-    return Path(path), scales[0] if len(scales) == 1 else scales
+        return parse_adapter(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from ppvilg.files import digest_of
 
+from .adapters import parse_adapter, parse_adapters
 from .limits import Checked, ConfigError, bounded, choice, unknown_key
 from .loading import load, read, read_with_bases
 from .training import (
@@ -39,6 +40,8 @@ __all__ = [
     "fingerprint",
     "load",
     "load_config",
+    "parse_adapter",
+    "parse_adapters",
     "bounded",
     "read",
     "read_with_bases",

@@ -14,8 +14,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ppvilg._runtime import prepare_cpu
+from ppvilg.config import parse_adapters
 from ppvilg.data import in_batches
+from ppvilg.files import file_sha256
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, open_pipeline
+from ppvilg.pipelines.adapters import adapter_file
 from ppvilg.pipelines.folders import identify
 
 from .folder import PictureFolder
@@ -41,8 +44,9 @@ class Painter:
     """A model that draws as a recipe says. The weights are loaded with the first picture.
 
     Raises:
-        FileNotFoundError: no such model.
-        ValueError: it cannot draw so: guidance of other experts, more steps than timesteps, another back end.
+        FileNotFoundError: no such model, no such adapter.
+        ValueError: it cannot draw so: guidance or adapters of other experts, more steps than timesteps, another back
+            end, adapters for a bundle.
     """
 
     def __init__(self, sampling: Sampling) -> None:
@@ -53,6 +57,8 @@ class Painter:
         self.num_inference_steps = given.num_inference_steps or own.num_inference_steps
         self.guidance_scale = own.guidance_scale if given.guidance_scale is None else given.guidance_scale
         self.eta = own.eta if given.eta is None and given.scheduler is None else given.eta
+        self.adapters = parse_adapters(given.lora)
+        self.adapter_hashes = [file_sha256(adapter_file(path)) for path, _ in self.adapters]
         self._check()
         self._loaded: list[ErnieViLG2Pipeline] = []  # shared with those of other guidance
 
@@ -60,6 +66,11 @@ class Painter:
         own, scales = self.identity, self.guidance_scale
         if not isinstance(scales, (int, float)) and len(scales) != own.num_experts:
             raise ValueError(f"guidance_scale={scales}: needs one number, or one for each of {own.num_experts} experts")
+        if self.adapters and own.backend is not None:
+            raise ValueError(f"lora: {own.folder} is a bundle, whose graphs stay as exported: export it with --lora")
+        for path, scale in self.adapters:
+            if not isinstance(scale, float) and len(scale) != own.num_experts:
+                raise ValueError(f"lora: {path} has {len(scale)} scales, needs 1 or one for each of {own.num_experts}")
         if self.num_inference_steps > own.num_train_timesteps:
             steps = f"num_inference_steps={self.num_inference_steps}"
             raise ValueError(f"{steps}: the model has {own.num_train_timesteps} timesteps")
@@ -78,7 +89,7 @@ class Painter:
         """The model, loaded when the first picture needs it."""
         if not self._loaded:
             given = self.sampling
-            pipeline = open_pipeline(given.model, given.backend, given.max_resident_experts)
+            pipeline = open_pipeline(given.model, given.backend, given.max_resident_experts, adapters=self.adapters)
             if given.scheduler:
                 pipeline.scheduler = build_scheduler(given.scheduler, pipeline.scheduler.config)
             pipeline.set_progress_bar_config(disable=True)
@@ -107,6 +118,11 @@ class Painter:
         }
         if self.eta:  # folders from before there was one stay good
             protocol["eta"] = self.eta
+        if self.adapters:
+            scales = [scale for _, scale in self.adapters]
+            protocol["lora"] = [
+                {"sha256": sha256, "scale": scale} for sha256, scale in zip(self.adapter_hashes, scales)
+            ]
         if self.identity.backend is not None:
             protocol["backend"] = self.identity.backend
         return protocol
