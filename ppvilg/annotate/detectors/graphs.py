@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvilg.files import damage_of
+from ppvilg.files import damage_of, read_json
 
 GRAPHS = ("model.json", "model.pdmodel", "inference.json", "inference.pdmodel")
 
@@ -27,9 +27,8 @@ class PaddleGraph:
             self._predictor = inference.create_predictor(graph_config(graph, weights, BackendOptions(backend)))
         except Exception as error:  # Paddle answers damage with its own errors, whose base is no public class
             raise ValueError(f"{damage_of(graph)} or {weights.name} is ({_last_line(error)})") from None
-        names = self._predictor.get_input_names()
-        shapes = self._predictor.get_input_tensor_shape()
-        self.inputs = {name: [int(side) for side in shapes[name]] for name in names}
+        shapes = declared_shapes(graph)
+        self.inputs = {name: shapes.get(name, [-1]) for name in self._predictor.get_input_names()}
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Its outputs, in order."""
@@ -63,6 +62,22 @@ class OnnxGraph:
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Its outputs, in order."""
         return self._session.run(None, feeds)
+
+
+def declared_shapes(graph: Path) -> dict[str, list[int]]:
+    """{input: shape} that a Paddle graph asks for, which its predictor does not tell; -1 where any size goes."""
+    if graph.suffix == ".pdmodel":
+        from paddle.base.framework import Program
+
+        block = Program.parse_from_string(graph.read_bytes()).global_block()
+        return {name: list(variable.shape) for name, variable in block.vars.items() if variable.is_data}
+    operators = read_json(graph)["program"]["regions"][0]["blocks"][0]["ops"]
+    shapes = {}
+    for operator in operators:
+        if operator["#"] == "1.data":
+            attributes = {each["N"]: each["AT"]["D"] for each in operator["A"]}
+            shapes[attributes["name"]] = attributes["shape"]
+    return shapes
 
 
 def _last_line(error: BaseException) -> str:
