@@ -24,6 +24,7 @@ setup(
         "ppvilg.configs": ["**/*.yml", "**/*.txt"],
         "ppvilg": [
             *(f"zoo/**/*.{ending}" for ending in ("safetensors", "json", "txt", "md", "png", "yml")),
+            "emoji/emoji128/*.yml",
             "evaluation/human/page/*.html",
             *(f"knowledge/names/*.{ending}" for ending in ("yml", "txt")),
             *(f"serving/page/**/*.{ending}" for ending in ("html", "css", "js", "svg")),
@@ -58,6 +59,8 @@ setup(
         ],
         "onnx-gpu": ["onnxruntime-gpu==1.32.0; python_version >= '3.11'"],
         "openvino": ["openvino==2026.4.1"],
+        # Draws the SVG of two of the emoji sets of `ppvilg prepare --world emoji128`.
+        "data": ["resvg-py==0.5.0"],
         # The service: FastAPI and uvicorn come with paddlenlp too; cryptography makes the certificates of --redirect.
         "serve": [
             "fastapi>=0.115",
@@ -79,6 +82,7 @@ setup(
             "axe-core-python==0.1.0",
             "webdataset==1.0.2",
             "hypothesis>=6.100",
+            "resvg-py==0.5.0",
         ],
         # The same weights in PyTorch and the same numbers by other people's programs, for the tests that compare; CPU
         # builds of torch and torchvision come from --extra-index-url https://download.pytorch.org/whl/cpu

@@ -13,27 +13,13 @@ STAGES = ("vae", "base", "experts", "lora")
 
 
 @dataclass
-class DataSetConfig:
-    """One of several data sets."""
-
-    path: str = MISSING
-    annotations: str | None = None
-    weight: float | None = None  # its share of the samples is weight / the sum of all weights
-    repeats: float | None = None  # or how often each of its samples comes in an epoch
-
-
-@dataclass
 class DataConfig:
     """Where samples come from and how they become pictures of the model's shapes."""
 
-    train: str | None = None  # one .tar, a folder of .tar shards, a brace pattern, or a folder with a .jsonl
-    sets: list[DataSetConfig] = field(default_factory=list)  # several of them, in the place of `train`
+    train: str = MISSING  # one .tar, a folder of .tar shards, a brace pattern, or a folder with a .jsonl
     validation: str | None = None
     annotations: str | None = None  # sidecar JSONL; None: annotations.jsonl beside the shards, if there
     shapes: list[list[int]] = bounded([[64, 64]], least=1)  # (width, height) in pixels, one bucket each
-    # "auto": shapes of the area of the first one are found that fit the pictures; recipe.yml in the output has them.
-    buckets: str = choice("listed", ("listed", "auto"))
-    max_buckets: int = bounded(8, least=1, most=64)
     crop: str = choice("center", ("center", "random"))
     horizontal_flip: float = bounded(0.0, least=0, most=1)  # probability; 0 where captions speak of left, right
     caption: str = choice("zh", ("zh", "en"))  # which caption is trained on

@@ -14,23 +14,28 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .captions import describe
-from .objects import font_sha256, load_objects
-from .render import render
-from .scenes import SHAPE_SHARES, SPLITS, sample_scene, scene_is_held_out
+from .scenes import SHAPE_SHARES, SPLITS
+from .worlds import world_by_name
 
 TOOL = "ppvilg.emoji.prepare"
 VERSION = "1"  # raise it when the same arguments give other pictures or captions
 ANNOTATIONS = "annotations.jsonl"
+LICENCES = "LICENCES.md"
+USUAL_WORLD = "emoji64"
 
 
 def make_sample(
-    seed: int, index: int, split: str = "train", square_share: float = SHAPE_SHARES[0]
+    seed: int,
+    index: int,
+    split: str = "train",
+    square_share: float = SHAPE_SHARES[0],
+    world_name: str = USUAL_WORLD,
 ) -> tuple[bytes, dict]:
-    """PNG bytes and annotation of sample `index`: a function of the arguments, the font and VERSION only."""
-    scene = sample_scene(seed, index, split, square_share)
-    captions = describe(scene, np.random.default_rng([seed, SPLITS.index(split), index, 1]))
-    image, boxes = render(scene)
+    """PNG bytes and annotation of sample `index`: a function of the arguments, the objects' pictures and VERSION."""
+    world = world_by_name(world_name)
+    scene = world.sample_scene(seed, index, split, square_share)
+    captions = world.describe(scene, np.random.default_rng([seed, SPLITS.index(split), index, 1]))
+    image, boxes = world.render(scene)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     annotation = {
@@ -46,7 +51,7 @@ def make_sample(
         "background": scene.background,
         "layout": scene.layout,
         "omitted": list(captions.omitted),
-        "held_out": scene_is_held_out(scene),
+        "held_out": world.scene_is_held_out(scene),
     }
     return buffer.getvalue(), annotation
 
@@ -58,10 +63,11 @@ def write_dataset(
     samples_per_shard: int = 10000,
     split: str = "train",
     square_share: float = SHAPE_SHARES[0],
+    world_name: str = USUAL_WORLD,
 ) -> bool:
     """Write a split into the folder `output`; False when the very same dataset is already there.
 
-    square_share: of pictures of 64 x 64; 64 x 96 and 96 x 64 share the rest evenly.
+    square_share: of square pictures; those of 2:3 and 3:2 share the rest evenly. world_name: of `worlds.WORLDS`.
     The folder appears under its name only when it is whole. Raises ValueError for arguments out of range and
     FileExistsError when `output` holds anything else.
     """
@@ -71,7 +77,7 @@ def write_dataset(
         )
     if not 0 <= square_share <= 1:
         raise ValueError(f"square_share={square_share} must be from 0 to 1")
-    output = Path(output).absolute()
+    world, output = world_by_name(world_name), Path(output).absolute()
     header = {
         "tool": TOOL,
         "version": VERSION,
@@ -79,8 +85,7 @@ def write_dataset(
         "split": split,
         "num_samples": num_samples,
         "samples_per_shard": samples_per_shard,
-        "font_sha256": font_sha256(),
-        "labels": [item.name for item in load_objects()],
+        **world.identity(),
     }
     if square_share != SHAPE_SHARES[0]:  # datasets of the usual share do not name it
         header["square_share"] = square_share
@@ -90,7 +95,9 @@ def write_dataset(
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
-        _write_samples(partial, header)
+        _write_samples(partial, header, world_name)
+        if world.licences is not None:
+            (partial / LICENCES).write_text(world.licences(), encoding="utf-8")
         partial.chmod(0o755)
         if output.exists():
             output.rmdir()
@@ -127,7 +134,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _write_samples(folder: Path, header: dict) -> None:
+def _write_samples(folder: Path, header: dict, world_name: str) -> None:
     num_samples, per_shard = header["num_samples"], header["samples_per_shard"]
     square_share = header.get("square_share", SHAPE_SHARES[0])
     progress = tqdm(total=num_samples, desc=f"rendering {header['split']}", unit="sample")
@@ -137,7 +144,7 @@ def _write_samples(folder: Path, header: dict) -> None:
             indices = range(shard * per_shard, min(num_samples, (shard + 1) * per_shard))
             with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
                 for index in indices:
-                    png, annotation = make_sample(header["seed"], index, header["split"], square_share)
+                    png, annotation = make_sample(header["seed"], index, header["split"], square_share, world_name)
                     for name, content in _members(png, annotation):
                         member = tarfile.TarInfo(name)
                         member.size = len(content)

@@ -53,7 +53,6 @@ class Run:
         if recipe.train.experts.steps:
             self._check_experts()
         self.training, self.validation = builder.build_sources(recipe)
-        self.recipe = recipe = builder.with_found_shapes(recipe, self.training)
         self.transform = builder.build_transform(recipe)
         self.validation_transform = self.transform.deterministic()
         for source in (self.training, self.validation):
@@ -225,10 +224,8 @@ class Run:
         self._train(stage, "lora", vae=self.vae_hash, base=base_sha256)
         return folder
 
-    def _train(self, stage: Stage, name: str, **made_of) -> None:
+    def _train(self, stage: Stage, name: str, **made_of: str) -> None:
         """Run one stage; `made_of` are hashes of what came before it."""
-        if len(self.training.sources) > 1:
-            made_of["repeats"] = self.training.repeats
         settings = settings_of(self.recipe, name, data=self.training.fingerprint(), ranks=distributed.world_size(),
                                **made_of)
         store = CheckpointStore(self.output / "checkpoints" / stage.name, settings, stage.config.keep_checkpoints,

@@ -492,11 +492,11 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     make_sample, written = prepare.make_sample, []
 
-    def fail_late(seed, index, split, square_share):
+    def fail_late(seed, index, split, *others):
         if len(written) == 5:
             raise OSError(28, "No space left on device")
         written.append(index)
-        return make_sample(seed, index, split, square_share)
+        return make_sample(seed, index, split, *others)
 
     monkeypatch.setattr(prepare, "make_sample", fail_late)
     with pytest.raises(OSError, match="No space left"):
