@@ -35,8 +35,10 @@ def tiny(components):  # noqa: F811
     return built
 
 
-# Those that were installed: the others are extras of the package.
-BACKENDS = ["cpu", "onednn", *(name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name))]
+# Those that an export can be made for here: the others are extras of the package, and their converter, paddle2onnx, is
+# not built for Python 3.13.
+EXTRAS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
+BACKENDS = ["cpu", "onednn", *(EXTRAS if importlib.util.find_spec("paddle2onnx") else [])]
 
 
 def export_tiny(tiny, tmp_path_factory, backends):

@@ -68,7 +68,8 @@ def picture_entries(name: str, value: object, count: int) -> list | None:
     stacked = isinstance(value, (np.ndarray, paddle.Tensor)) and value.ndim == 4
     entries = [_entry(name, each) for each in (value if stacked or isinstance(value, (list, tuple)) else [value])]
     if len(entries) not in (1, count):
-        raise ValueError(f"{name} must be 1 or {count} pictures, got {len(entries)}")
+        needed = "one picture" if count == 1 else f"1 or {count} pictures"
+        raise ValueError(f"{name} must be {needed}, got {len(entries)}")
     return entries
 
 

@@ -14,7 +14,7 @@ from ppvilg.inference.manifest import ONNX, stored
 from ppvilg.pipelines import ErnieViLG2Pipeline
 from tests.bundles import BACKENDS
 
-pytestmark = pytest.mark.skipif("onnxruntime" not in BACKENDS, reason="onnxruntime is not installed")
+pytestmark = pytest.mark.skipif("onnxruntime" not in BACKENDS, reason="onnxruntime or its converter is not installed")
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_the_size_of_a_picture_is_rounded_down(pipeline):
     [
         ({"image": "https://example.org/cat.png"}, "image: URLs are not fetched"),
         ({"image": b"\x89PNG"}, "image must be a PIL picture, a file.*got bytes"),
-        ({"image": []}, "image must be 1 or 1 pictures, got 0"),
+        ({"image": []}, "image must be one picture, got 0"),
         ({"image": np.zeros((3, 16, 16), np.float32)}, r"shape \(H, W\) or \(H, W, 3\), got \(3, 16, 16\)"),
         ({"image": np.full((16, 16), np.nan, np.float32)}, r"must be in \[0, 1\]"),
         ({"image": Image.new("RGB", (4000, 3000))}, "4000x3000 pixels needs .* GiB for one attention map"),

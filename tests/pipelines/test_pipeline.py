@@ -320,7 +320,7 @@ def test_inpainting_keeps_the_unmasked_pixels(pipeline, scheduler, strength):
         ({"strength": 0.5}, "need an image"),
         ({"image": picture(), "strength": 1.5}, "strength must be"),
         ({"image": picture(size=(18, 3))}, "image of 18x3 pixels is smaller than 4x4"),
-        ({"image": [picture(), picture(), picture()]}, "1 or 1 pictures"),
+        ({"image": [picture(), picture(), picture()]}, "must be one picture, got 3"),
         ({"image": np.full((16, 16, 3), 255, dtype=np.uint8)}, r"must be in \[0, 1\]"),
         ({"image": picture(), "latents": paddle.zeros([1, 4, 8, 8])}, "not both"),
         ({"latents": paddle.zeros([1, 4, 4, 4])}, "latents must have shape"),
