@@ -13,16 +13,21 @@ from .scenes import STYLES, Scene
 STRIKE_SIZE = 109  # the only size the font's bitmaps come in
 
 
-@cache
 def draw_glyph(name: str, size: int) -> Image.Image:
     """The object as RGBA, cropped to its drawn pixels and scaled so that its longer side is `size` pixels."""
+    return draw_emoji(object_by_name(name).emoji, size)
+
+
+@cache
+def draw_emoji(emoji: str, size: int) -> Image.Image:
+    """Any glyph of the font, as `draw_glyph`."""
     require_assets()
     font = ImageFont.truetype(str(FONT_PATH), STRIKE_SIZE)
     canvas = Image.new("RGBA", (176, 176), (0, 0, 0, 0))
-    ImageDraw.Draw(canvas).text((16, 16), object_by_name(name).emoji, font=font, embedded_color=True)
+    ImageDraw.Draw(canvas).text((16, 16), emoji, font=font, embedded_color=True)
     box = canvas.getbbox()
     if box is None:
-        raise ValueError(f"{FONT_PATH} has no glyph for {name} ({object_by_name(name).emoji})")
+        raise ValueError(f"{FONT_PATH} has no glyph for {emoji}")
     glyph = canvas.crop(box)
     scale = size / max(glyph.size)
     glyph = glyph.resize(tuple(max(1, round(side * scale)) for side in glyph.size), Image.LANCZOS)

@@ -39,6 +39,7 @@ class SuiteClasses(NamedTuple):
 
 SUITES = {
     "objects": SuiteClasses("ppvilg.evaluation.suites.objects", "ObjectsRecipe", "ObjectsSuite"),
+    "lesson": SuiteClasses("ppvilg.evaluation.suites.lesson", "LessonRecipe", "LessonSuite"),
     "vilg300": SuiteClasses("ppvilg.evaluation.suites.vilg300", "ViLG300Recipe", "ViLG300Suite"),
     "ablation": SuiteClasses("ppvilg.evaluation.ablation.suite", "AblationRecipe", "AblationSuite"),
     "fid": SuiteClasses("ppvilg.evaluation.suites.fid", "FidRecipe", "FidSuite"),
