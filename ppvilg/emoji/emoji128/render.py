@@ -26,7 +26,7 @@ def render(scene: Scene) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
         image.paste(glyph, (x, y), glyph)
         boxes.append((x, y, x + glyph.width, y + glyph.height))
     if style.picture_filter == "pixel_art":
-        image = pixel_art(image, cell=4, colours=20)
+        image = pixel_art(image, cell=4 if scene.objects[0].size >= 64 else 2, colours=20)
     elif style.picture_filter == "watercolour":
         image = watercolour(image)
     return image, boxes

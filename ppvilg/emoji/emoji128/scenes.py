@@ -11,21 +11,22 @@ from ..scenes import SPLITS, Placement, Scene, stable_fraction
 from .objects import BACKGROUNDS, load_things
 from .styles import SHARES, STYLES
 
-GRID = 8  # pixels
+GRID = 16  # pixels; one latent cell of an autoencoder with f = 16, which 128 pixels need on a small machine
 SHAPES = ((128, 128), (128, 192), (192, 128))  # (width, height)
 SHAPE_SHARES = (0.70, 0.15, 0.15)
 LAYOUT_SHARES = {"single": 0.38, "count": 0.30, "left": 0.13, "above": 0.13, "three": 0.06}
 NUMBER_SHARES = {2: 0.3, 3: 0.3, 4: 0.2, 5: 0.2}
 SINGLE_SIZES = {64: 0.2, 96: 0.6, 112: 0.2}
-GROUP_SIZES = (64, 56, 48, 40)  # the largest that fits; pairs have room for more now and then
-PAIR_SIZE = 88
+GROUP_SIZES = (64, 48, 32)  # the largest that fits, or the next; pairs have room for more now and then
+SMALLER_SHARE = 0.3
+PAIR_SIZE = 96
 
 # Rows of objects, first row on top, by their number.
 ROWS = {
     2: ((2,), (1, 1)),
     3: ((3,), (1, 2), (2, 1), (1, 1, 1)),
     4: ((2, 2), (4,)),
-    5: ((3, 2), (2, 3)),
+    5: ((3, 2), (2, 3), (2, 1, 2)),
 }
 
 # Shares of the combinations that no training scene contains (object_background: besides one for every object).
@@ -146,6 +147,8 @@ def place_rows(
         size = _choose(rng, SINGLE_SIZES)
         return [(_near_centre(rng, width - size), _near_centre(rng, height - size), size)]
     size = _largest(rows, width, height)
+    if size == GROUP_SIZES[0] and rng.random() < SMALLER_SHARE:
+        size = GROUP_SIZES[1]
     if sum(rows) == 2 and max(rows) * PAIR_SIZE <= width and len(rows) * PAIR_SIZE <= height and rng.random() < 0.5:
         size = PAIR_SIZE
     squares = []
