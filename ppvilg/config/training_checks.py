@@ -42,8 +42,6 @@ def validate_stage(stage: StageConfig, name: str, turns: int) -> None:
     if stage.batch_size % stage.accumulation:
         raise ConfigError(f"{name}.batch_size={stage.batch_size} cannot be cut into accumulation={stage.accumulation} "
                           f"equal passes: choose a multiple")
-
-
     _validate_optimizer(stage, name)
 
 

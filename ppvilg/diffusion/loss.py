@@ -68,17 +68,21 @@ class DenoisingLoss:
         denoiser,
         latents: paddle.Tensor,
         noise: paddle.Tensor,
-        timesteps: paddle.Tensor,
+        timesteps: paddle.Tensor | np.ndarray,
         loss_weights: paddle.Tensor | None = None,
         **conditioning,
     ) -> dict[str, paddle.Tensor]:
         """Per-sample terms (N,): "denoising" to minimise, "plain" the unweighted error without gradient.
 
         latents, noise: (N, C, h, w); timesteps: int64 (N,); loss_weights: (N, 1, h, w) or None;
-        conditioning goes to `denoiser(noisy_latents, timesteps, **conditioning)` as it is.
+        conditioning goes to `denoiser(noisy_latents, timesteps, **conditioning)` as it is, and so do timesteps: of those
+        on the host a mixture knows its experts without waiting for the device.
         """
+        given = timesteps
+        if not isinstance(timesteps, paddle.Tensor):
+            timesteps = paddle.to_tensor(timesteps)
         noisy = self.add_noise(latents, noise, timesteps)  # (N, C, h, w)
-        output = denoiser(noisy, timesteps, **conditioning)
+        output = denoiser(noisy, given, **conditioning)
         prediction = output if isinstance(output, paddle.Tensor) else output[0]  # (N, C, h, w)
         error = (prediction - self.target(latents, noise, timesteps)).square()  # (N, C, h, w)
         plain = error.mean(axis=[1, 2, 3])  # (N,)

@@ -158,15 +158,16 @@ class MoDEUNet2DConditionModel(ModelMixin, ConfigMixin):
             whole = float(timestep).is_integer()
             value = int(timestep) if whole else paddle.to_tensor([float(timestep)], dtype="float32")
             return expert_index(timestep, self.config.boundaries), value
-        if not isinstance(timestep, paddle.Tensor):
-            timestep = paddle.to_tensor(timestep)
+        on_host = None if isinstance(timestep, paddle.Tensor) else np.asarray(timestep)
+        timestep = timestep if on_host is None else paddle.to_tensor(on_host)
         if timestep.size not in (1, batch_size):
             raise ValueError(
                 f"timestep must be one number or one per sample ({batch_size}), got shape {timestep.shape}"
             )
         if self.config.num_experts == 1:
             return 0, timestep
-        index = np.asarray(expert_index(timestep.numpy(), self.config.boundaries)).reshape(-1)
+        values = timestep.numpy() if on_host is None else on_host  # a device would have to be waited for
+        index = np.asarray(expert_index(values, self.config.boundaries)).reshape(-1)
         return (int(index[0]), timestep) if (index == index[0]).all() else (index, timestep)
 
     def _denoise(self, index, sample, timestep, encoder_hidden_states, key_token_weights) -> paddle.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -363,6 +364,35 @@ def test_noise_is_normal_and_belongs_to_step_and_sample():
                                                                            (2, 2, 12, 7))]
     for other in [*others, one[::-1]]:
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.02
+
+
+READS = ("numpy", "item", "tolist", "__float__", "__int__", "__bool__", "__array__", "__index__")
+
+
+@pytest.mark.parametrize("stage", ["base", "experts"])
+def test_between_logs_nothing_is_read_from_the_device(prepare, stage, monkeypatch):
+    """Steps of two passes, as on a GPU, which would have to be waited for; a log reads."""
+    settings = [f"train.{stage}.{each}" for each in ("accumulation=2", "log_every=100", "ema=power", "optimizer=lion")]
+    run = prepare(*settings, "data.cache_latents=false")
+    trained = build_stage(run, stage)
+    trainer = Trainer(trained, CheckpointStore(run.output / "reads"), run.output / "logs", 0)
+    trainer.checks_every_step, passes, reads = False, trained.batches(0), []
+
+    def counted(name, real):
+        def read(tensor, *arguments, **options):
+            if sys._getframe(1).f_code.co_name != "reshape":  # of sizes, which paddle.shape leaves on the host
+                reads.append(name)
+            return real(tensor, *arguments, **options)
+
+        return read
+
+    with monkeypatch.context() as patch:
+        for name in READS:
+            patch.setattr(paddle.Tensor, name, counted(name, getattr(paddle.Tensor, name)))
+        for step in range(4):
+            trainer.run_step(passes, step)
+        assert reads == []
+        assert trainer.window.scalars()["loss"] > 0 and reads
 
 
 def test_noise_offset_is_one_number_per_sample_and_channel_and_parts_have_rates(run, prepare):

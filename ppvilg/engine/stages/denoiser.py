@@ -164,7 +164,7 @@ class DenoiserStage(Stage):
         latents = self.latents(batch)
         with paddle.set_grad_enabled(self.trains_text_encoder):
             hidden = self.text_encoder(batch.tensor("input_ids"))[0]  # (N, L, D)
-        terms = self.loss(self.unet, latents, batch.tensor("noise"), paddle.to_tensor(batch.timesteps),
+        terms = self.loss(self.unet, latents, batch.tensor("noise"), batch.timesteps,
                           loss_weights=batch.tensor("loss_weights"), encoder_hidden_states=hidden,
                           key_token_weights=batch.tensor("key_token_weights"))
         return terms, expert_index(batch.timesteps, self.boundaries)
@@ -201,8 +201,7 @@ class DenoiserStage(Stage):
             timesteps = fixed[indices % len(fixed)]  # every sample at one fixed timestep of the block
             noise = normal_noise(0, 0, _VALIDATION_STREAM, expert, indices, latents.shape[1:])
             terms = self.plain_loss(self.unet, paddle.to_tensor(latents), paddle.to_tensor(noise),
-                                    paddle.to_tensor(timesteps), encoder_hidden_states=hidden,
-                                    key_token_weights=weights)
+                                    timesteps, encoder_hidden_states=hidden, key_token_weights=weights)
             sums[:, expert] += [float(terms["plain"].sum()), len(indices)]
 
     def components(self) -> dict:
