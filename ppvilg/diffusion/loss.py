@@ -75,8 +75,8 @@ class DenoisingLoss:
         """Per-sample terms (N,): "denoising" to minimise, "plain" the unweighted error without gradient.
 
         latents, noise: (N, C, h, w); timesteps: int64 (N,); loss_weights: (N, 1, h, w) or None;
-        conditioning goes to `denoiser(noisy_latents, timesteps, **conditioning)` as it is, and so do timesteps: of those
-        on the host a mixture knows its experts without waiting for the device.
+        conditioning goes to `denoiser(noisy_latents, timesteps, **conditioning)` as it is, and so do timesteps: of
+        those on the host a mixture knows its experts without waiting for the device.
         """
         given = timesteps
         if not isinstance(timesteps, paddle.Tensor):

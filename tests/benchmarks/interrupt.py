@@ -106,8 +106,10 @@ def logged_step(output: Path, stage: str) -> int:
 
 def writing(output: Path, kill: Kill) -> bool:
     """Whether what the kill waits for is being written right now."""
-    places = {"checkpoint": output / "checkpoints" / kill.stage, "latents": output / "cache", "export": output}
-    pattern = {"checkpoint": ".step_*.partial", "latents": ".*.partial", "export": f".{kill.stage}.partial"}
+    if kill.kind == "latents":
+        return any(not (folder / "manifest.json").exists() for folder in (output / "cache").glob("*_*/"))
+    places = {"checkpoint": output / "checkpoints" / kill.stage, "export": output}
+    pattern = {"checkpoint": ".step_*.partial", "export": f".{kill.stage}.partial"}
     return any(places[kill.kind].glob(pattern[kill.kind]))
 
 
@@ -134,7 +136,7 @@ def wait_and_kill(process: int, output: Path, kill: Kill, rng: random.Random) ->
         return ""
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
-    half = sorted(path.relative_to(output) for path in output.rglob(".*partial"))
+    half = sorted(path.relative_to(output) for path in output.rglob(".*partial*"))
     place = f"half-written: {', '.join(map(str, half))}" if half else f"{time.monotonic() - started:.3f} s into it"
     return f"{kill.kind:<10} {kill.stage} after step {logged_step(output, kill.stage)}, {place}"
 
