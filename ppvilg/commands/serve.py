@@ -44,6 +44,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     drawing.add_argument("--threads", type=whole(1), help="of the CPU, per worker (all cores)")
     drawing.add_argument("--max-resident-experts", type=whole(1), help="experts in memory at once (all)")
     drawing.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="an adapter that requests may choose by this name; may be given several times",
+    )
+    drawing.add_argument(
         "--sizes",
         choices=("fit", "enlarge", "strict"),
         default="fit",
@@ -107,6 +114,7 @@ def _settings(arguments: argparse.Namespace):
 
     return ServiceSettings(
         model=arguments.model,
+        adapters=_offers(arguments.lora),
         data=arguments.data,
         database=arguments.database,
         host=arguments.host,
@@ -121,6 +129,18 @@ def _settings(arguments: argparse.Namespace):
     )
 
 
+def _offers(texts: list[str]) -> dict[str, str]:
+    """Path by name of --lora. ValueError: a name comes twice, or cannot be one."""
+    from ppvilg.serving.model.adapters import parse_offer
+
+    offers = {}
+    for name, path in map(parse_offer, texts):
+        if name in offers:
+            raise ValueError(f"--lora: two adapters have the name {name!r}: write NAME=PATH with other names")
+        offers[name] = path
+    return offers
+
+
 def _worker(arguments: argparse.Namespace, settings):
     """Settings of the worker processes, and the filter; the log is open from here on."""
     from ppvilg.serving.logs import log_to
@@ -130,7 +150,7 @@ def _worker(arguments: argparse.Namespace, settings):
     from ppvilg.serving.store.folder import DataFolder
     from ppvilg.serving.worker.settings import WorkerSettings
 
-    read_model(arguments.model)  # what cannot be served is said here, not by every worker
+    read_model(arguments.model, settings.adapters)  # what cannot be served is said here, not by every worker
     picture_filter = load_filter(arguments.filter)
     folder = DataFolder(arguments.data)
     log_file = {None: str(arguments.data / "service.log"), "-": None}.get(arguments.log_file, arguments.log_file)
@@ -148,6 +168,7 @@ def _worker(arguments: argparse.Namespace, settings):
         keep_seconds=settings.keep_seconds,
         picture_filter=arguments.filter,
         log_file=log_file,
+        adapters=settings.adapters,
     )
     return worker, picture_filter
 

@@ -3,6 +3,7 @@
 The lowest room: it imports none of the others.
 """
 
+from .adapters import ADAPTER_ENTRY, adapter_entry, adapter_file
 from .caches import cache_folder, can_write, private_folder
 from .hashing import digest_of, file_sha256
 from .models import check_model_files, is_whole, read_json
@@ -13,10 +14,13 @@ from .shipped import find_shipped, shipped_folder, shipped_recipes
 from .writing import naming_disk_errors, whole_file, write_whole
 
 __all__ = [
+    "ADAPTER_ENTRY",
     "LFS_POINTER",
     "MAX_PIXELS",
     "PICTURE_FORMATS",
     "PictureError",
+    "adapter_entry",
+    "adapter_file",
     "cache_folder",
     "can_write",
     "check_model_files",

@@ -19,18 +19,12 @@ from paddle import nn
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
-from ppvilg.files import damage_of, whole_file
+from ppvilg.files import ADAPTER_ENTRY, adapter_file, damage_of, whole_file
 
 from .lora import Adapter, AdapterSettings, LowRank, TaughtWord, adaptable_layers, torch_shape
 
-METADATA = "ppvilg_adapter"
+METADATA = ADAPTER_ENTRY
 WORD_ROWS = "text_encoder.words.weight"
-FILE_NAMES = (
-    "adapter.safetensors",
-    "pytorch_lora_weights.safetensors",
-    "paddle_lora_weights.safetensors",
-    "adapter_model.safetensors",
-)
 _WORD = ("word", "mark", "key_token_weight")
 _PARTS = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha"}
 _FORMS = (
@@ -69,22 +63,6 @@ def read_adapter(
     if METADATA in metadata:
         return _own(file, tensors, metadata, expert, text_encoder)
     return Adapter(shared=_plain(file, tensors, metadata, expert, ignore_text_encoder))
-
-
-def adapter_file(path: str | os.PathLike) -> Path:
-    """The file itself, or the one in a folder. FileNotFoundError, ValueError: there is none, or more than one."""
-    path = Path(path)
-    if path.is_dir():
-        there = [path / name for name in FILE_NAMES if (path / name).is_file()]
-        if len(there) != 1:
-            found = f"holds {' and '.join(file.name for file in there)}" if there else "holds no adapter"
-            raise FileNotFoundError(f"{path} {found}: give the path of one file, such as {path / FILE_NAMES[0]}")
-        return there[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: give an adapter's safetensors file, or the folder that holds it")
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pdparams"):
-        raise ValueError(f"{path} is a pickle, which can run code: convert it to safetensors where it was made")
-    return path
 
 
 def write_adapter(adapter: Adapter, path: str | os.PathLike) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import paddle
 from ppdiffusers.pipelines import auto_pipeline
 
+from ppvilg.files import adapter_file
 from ppvilg.inference import BACKENDS, BackendOptions, is_bundle, open_bundle
-from ppvilg.models.lora_files import adapter_file
 
 from .adapters import Scale
 from .folders import INDEX, ZOO, resolve

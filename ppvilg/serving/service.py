@@ -51,6 +51,7 @@ class ServiceSettings:
     log_prompts: bool = False
     queue: QueueLimits = field(default_factory=QueueLimits)
     limits: Limits = field(default_factory=Limits)
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> path, of those that requests may choose
 
     @property
     def keep_seconds(self) -> float | None:
@@ -68,7 +69,7 @@ class Service:
         self, settings: ServiceSettings, picture_filter: PictureFilter | None = None
     ) -> None:
         self.settings = settings
-        self.model: ModelInfo = read_model(settings.model)
+        self.model: ModelInfo = read_model(settings.model, settings.adapters)
         self.limits = settings.limits
         self.folder, self.store = settings.open_store()
         self.signer = Signer(self.folder.signing_key())

@@ -14,8 +14,8 @@ from ppvilg.serving.worker import Worker
 class Desk:
     """A store, a worker whose turns the test decides on, and who hands in jobs."""
 
-    def __init__(self, model, painter, path, url=None, **more):
-        self.info = read_model(str(model))
+    def __init__(self, model, painter, path, url=None, adapters=None, **more):
+        self.info = read_model(str(model), adapters)
         self.folder = DataFolder(path)
         self.store = Store(url or sqlite_url(self.folder.database))
         about = {"name": self.info.name, "hash": model_hash(model)}

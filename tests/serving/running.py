@@ -91,6 +91,7 @@ def _worker(service: Service, model_folder: Path) -> Worker:
     from ppvilg.pipelines import open_pipeline
     from ppvilg.serving.worker.painter import PipelinePainter
 
-    painter = PipelinePainter(open_pipeline(model_folder))
-    about = {"name": service.model.name, "hash": model_hash(model_folder)}
+    painter = PipelinePainter(open_pipeline(model_folder), adapters=service.model.adapters)
+    hashes = {name: adapter.sha256 for name, adapter in service.model.adapters.items()}
+    about = {"name": service.model.name, "hash": model_hash(model_folder), "lora": hashes}
     return Worker(service.store, service.folder, painter, "test", about, picture_filter=refuse)

@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ppvilg.models.lora import Adapter, AdapterSettings, TaughtWord
+from ppvilg.models.lora_files import write_adapter
 from ppvilg.serving.model.info import find_model
 from tests.serving.running import running, until
 
@@ -21,7 +24,10 @@ def service(tmp_path_factory):
     pytest.importorskip("selenium", reason="selenium is not installed: pip install ppvilg[test]")
     if not shutil.which("chromium") or not shutil.which("chromedriver"):
         pytest.skip("chromium and chromedriver (Debian: chromium chromium-driver) are not installed")
-    with running(find_model("emoji64"), tmp_path_factory.mktemp("service")) as found:
+    fox = tmp_path_factory.mktemp("adapters") / "fox.safetensors"
+    word = TaughtWord("狐狸", "n", None, np.zeros(192, "f4"))
+    write_adapter(Adapter(settings=AdapterSettings(4, [0, 250, 500, 750, 1000]), words=[word]), fox)
+    with running(find_model("emoji64"), tmp_path_factory.mktemp("service"), adapters={"狐狸": str(fox)}) as found:
         yield f"{found.url}/"
 
 
@@ -245,6 +251,22 @@ def test_what_the_model_reads(page):
     assert page.fetch("v1/jobs?limit=1")["jobs"][0]["request"]["word_weights"] == {"企鹅": 1.5}
     page.type("#prompt", "一只猫，" * 30)
     until(lambda: page.all(".word.cut"), "what is cut off")
+
+
+def test_an_adapter_and_its_word(page):
+    page.settings("三只狐狸")
+    until(lambda: page.all(".word .unread"), "the words")
+    choose = "const field = document.querySelector('#field-lora'); field.value = arguments[0];"
+    page.run(f"{choose} field.dispatchEvent(new Event('change'))", "狐狸")
+    until(lambda: page.all(".words .mark-n") and not page.all(".word .unread"), "the word to be known")
+    strength = page.one("#field-lora-scale")
+    assert strength.is_enabled() and strength.get_attribute("value") == "1"
+    page.run("document.querySelector('#field-lora-scale').value = 0.5")
+    page.run("document.querySelector('#field-lora-scale').dispatchEvent(new Event('change'))")
+    page.click("#draw")
+    page.wait_until_drawn()
+    assert page.fetch("v1/jobs?limit=1")["jobs"][0]["request"]["lora"] == {"狐狸": 0.5}
+    assert "狐狸 ×0.5" in page.text("#stage")
 
 
 @pytest.fixture(scope="module")

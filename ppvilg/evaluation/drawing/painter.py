@@ -16,9 +16,8 @@ from tqdm import tqdm
 from ppvilg._runtime import prepare_cpu
 from ppvilg.config import parse_adapters
 from ppvilg.data import in_batches
-from ppvilg.files import file_sha256
+from ppvilg.files import adapter_file, file_sha256
 from ppvilg.pipelines import ErnieViLG2Pipeline, build_scheduler, open_pipeline
-from ppvilg.pipelines.adapters import adapter_file
 from ppvilg.pipelines.folders import identify
 
 from .folder import PictureFolder

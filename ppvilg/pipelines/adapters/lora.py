@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvilg.files import file_sha256
+from ppvilg.files import adapter_file, file_sha256
 from ppvilg.knowledge import check_new_words
 from ppvilg.models.lora import Adapter, Changes, Originals, TaughtWord, merge_into, remapped
-from ppvilg.models.lora_files import adapter_file, read_adapter
+from ppvilg.models.lora_files import read_adapter
 
 from .words import AddedWords, word_of
 

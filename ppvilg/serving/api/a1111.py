@@ -15,8 +15,9 @@ from ppvilg.files import PictureError, read_picture
 from ppvilg.knowledge import NO_STYLE, STYLES, apply_style
 
 from ..errors import ServiceError
+from ..model.adapters import take_tags
 from ..model.info import SAMPLERS
-from ..model.metadata import infotext, read_settings
+from ..model.metadata import infotext, read_settings, tagged_prompt
 from ..model.samplers import sampler_of, shown_name
 from ..service import Service
 from ..store import Job, jobs
@@ -28,7 +29,7 @@ router = APIRouter(prefix="/sdapi/v1")
 ANSWER_SECONDS = 3600.0
 # What webuiapi and others send when their user has chosen nothing: it stands for the model's own value.
 UNSET = {"width": 512, "height": 512, "steps": 20, "cfg_scale": 7.0, "sampler_name": "Euler a", "seed": -1}
-EMPTY_LISTS = ("latent-upscale-modes", "loras", "sd-vae", "hypernetworks", "face-restorers", "realesrgan-models")
+EMPTY_LISTS = ("latent-upscale-modes", "sd-vae", "hypernetworks", "face-restorers", "realesrgan-models")
 NOT_HERE = {"enable_hr": "a second pass", "tiling": "tiling", "restore_faces": "restoring faces"}
 
 
@@ -81,7 +82,8 @@ def _asked(service: Service, fields: dict, has_image: bool) -> tuple[dict, list[
     if "sampler_name" not in chosen and fields.get("sampler_index") not in (None, "", "Euler", UNSET["sampler_name"]):
         chosen["sampler_name"] = fields["sampler_index"]
     style, prompt = _styled(fields)
-    asked = {"prompt": prompt, "style": style, "negative_prompt": fields.get("negative_prompt") or None}
+    prompt, lora = take_tags(prompt)
+    asked = {"prompt": prompt, "style": style, "lora": lora, "negative_prompt": fields.get("negative_prompt") or None}
     counts = [fields.get(name) or 1 for name in ("batch_size", "n_iter")]
     if not all(isinstance(count, int) and 1 <= count <= service.limits.num_images for count in counts):
         raise ServiceError("invalid", "batch_size and n_iter must be whole numbers from 1", "batch_size")
@@ -124,8 +126,8 @@ def _info(service: Service, job: Job, pictures: list) -> dict:
     request = job.request
     seeds = [picture.seed for picture in pictures]
     return {
-        "prompt": request["prompt"],
-        "all_prompts": [request["prompt"]] * len(pictures),
+        "prompt": tagged_prompt(request),
+        "all_prompts": [tagged_prompt(request)] * len(pictures),
         "negative_prompt": request["negative_prompt"],
         "all_negative_prompts": [request["negative_prompt"]] * len(pictures),
         "seed": seeds[0],
@@ -269,6 +271,17 @@ def embeddings(request: Request) -> dict:
     return {"loaded": {}, "skipped": {}}
 
 
+@router.get("/loras")
+def loras(request: Request) -> list:
+    """Adapters that <lora:name:scale> in a prompt chooses."""
+    owner_of(request)
+    offered = service_of(request).model.adapters.values()
+    return [
+        {"name": each.name, "alias": each.name, "path": each.file.name, "metadata": {"sshs_model_hash": each.sha256}}
+        for each in offered
+    ]
+
+
 @router.get("/cmd-flags")
 def cmd_flags(request: Request) -> dict:
     """That there is an API."""
@@ -286,6 +299,7 @@ def empty_list(request: Request, name: str) -> list:
 
 
 @router.post("/refresh-checkpoints")
+@router.post("/refresh-loras")
 def refresh(request: Request) -> Response:
     """Nothing to do."""
     owner_of(request)

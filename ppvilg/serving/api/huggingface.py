@@ -27,6 +27,7 @@ OURS = {
     "strength": "strength",
     "style": "style",
     "sampler": "sampler",
+    "lora": "lora",
 }
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 

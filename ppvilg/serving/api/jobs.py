@@ -76,6 +76,9 @@ class JobRequest(BaseModel):
     mask: str | None = Field(None, description="as image; white is repainted")
     strength: float | None = None
     word_weights: dict[str, float] | None = None
+    lora: dict[str, float | list[float]] | None = Field(
+        None, description="scales of adapters by name, one number or one per expert; the names are in /v1/model"
+    )
     expect: Expectation | None = None
 
 
@@ -85,6 +88,7 @@ class KnowledgeRequest(BaseModel):
     prompt: str
     style: str | None = None
     word_weights: dict[str, float] | None = None
+    lora: dict[str, float | list[float]] | None = None
 
 
 class SessionRequest(BaseModel):

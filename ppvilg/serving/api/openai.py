@@ -33,6 +33,7 @@ OURS = {
     "seed": "seed",
     "strength": "strength",
     "sampler": "sampler",
+    "lora": "lora",
 }
 # Settings of OpenAI's own models that mean nothing here; a client may send them.
 WITHOUT_MEANING = {"quality", "user", "moderation", "output_compression", "input_fidelity", "safety_identifier"}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.resources
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ppvilg.files import digest_of, file_sha256, read_json
 from ppvilg.knowledge import STYLES
+
+from .adapters import OfferedAdapter, read_offers
 
 INDEX, MANIFEST, ABOUT = "model_index.json", "manifest.json", "about.json"
 SAMPLERS = ("ddim", "ddpm", "pndm", "dpmsolver++", "unipc", "euler", "euler_ancestral")
@@ -40,6 +43,7 @@ class ModelInfo:
     mark: bool
     styles_learned: tuple[str, ...] | None = None  # None: the model does not say
     shapes_learned: tuple[str, ...] | None = None
+    adapters: Mapping[str, OfferedAdapter] = field(default_factory=dict)  # that requests may choose, by name
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -75,11 +79,17 @@ def find_model(name_or_folder: str) -> Path:
     raise FileNotFoundError(f"{name_or_folder!r} is neither a folder nor a model of the zoo ({', '.join(names)})")
 
 
-def read_model(name_or_folder: str) -> ModelInfo:
-    """Reads the JSON files of a model. FileNotFoundError and ValueError name what is missing or wrong."""
+def read_model(name_or_folder: str, adapters: Mapping[str, str] | None = None) -> ModelInfo:
+    """Reads the JSON files of a model. FileNotFoundError and ValueError name what is missing or wrong.
+
+    adapters: paths of those that requests may choose, by name.
+    """
     folder = find_model(name_or_folder)
     try:
-        return _read_model(folder)
+        info = _read_model(folder)
+        if adapters and info.is_bundle:
+            raise ValueError(f"{folder} is a bundle, whose graphs stay as exported: export the model with --lora")
+        return replace(info, adapters=read_offers(adapters or {}))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}: its settings are not those of a model ({error!r}): copy it again") from error
 
@@ -154,6 +164,7 @@ def describe(info: ModelInfo, hash: str | None) -> dict:
         "styles": list(STYLES),
         "styles_learned": None if info.styles_learned is None else list(info.styles_learned),
         "samplers": list(SAMPLERS),
+        "lora": [adapter.describe() for adapter in info.adapters.values()],
         "defaults": {
             "num_inference_steps": info.default_num_inference_steps,
             "guidance_scale": info.default_guidance_scale,

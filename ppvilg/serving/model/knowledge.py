@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator, Sequence
 
-from ppvilg.knowledge import apply_style
+from ppvilg.knowledge import NewWord, TextKnowledge, TokenizerWords, apply_style, tag
 
 from ..errors import ServiceError
+from .adapters import words_of_choice
 from .info import ModelInfo
 
 log = logging.getLogger("ppvilg.serving.knowledge")
@@ -37,8 +40,26 @@ class KnowledgeLoader:
         from .words import describe_prompt
 
         text = apply_style(settings["prompt"], settings["style"])
-        with self._lock:
-            return describe_prompt(self._knowledge, text, settings["word_weights"])
+        words = words_of_choice(settings["lora"], self._model.adapters)
+        with self._lock, self._knowing(words) as knowledge:
+            return describe_prompt(knowledge, text, settings["word_weights"])
+
+    @contextlib.contextmanager
+    def _knowing(self, words: Sequence[NewWord]) -> Iterator[TextKnowledge]:
+        """The knowledge with words that a job's adapters bring."""
+        if not words:
+            yield self._knowledge
+            return
+        tokenizer = self._knowledge.tokenizer
+        added = TokenizerWords(tokenizer, words, max(tokenizer.get_vocab().values()) + 1)
+        try:
+            yield self._knowledge_over(tokenizer)
+        finally:
+            added.take_out()
+
+    def _knowledge_over(self, tokenizer) -> TextKnowledge:
+        model = self._model
+        return TextKnowledge(tokenizer, model.max_length, model.key_token_weight, model.mark)
 
     def warnings(self, settings: dict) -> list[str]:
         """What a user should know of a prompt: its end cut off, characters that cannot be read."""
@@ -60,11 +81,7 @@ class KnowledgeLoader:
         try:
             from paddlenlp.transformers import ErnieTokenizer
 
-            from ppvilg.knowledge import TextKnowledge, tag
-
-            tokenizer = ErnieTokenizer.from_pretrained(str(self._model.folder / "tokenizer"))
-            model = self._model
-            knowledge = TextKnowledge(tokenizer, model.max_length, model.key_token_weight, model.mark)
+            knowledge = self._knowledge_over(ErnieTokenizer.from_pretrained(str(self._model.folder / "tokenizer")))
             tag("预热")  # jieba reads its dictionary on first use
             self._knowledge = knowledge
         except Exception as error:  # the service draws without it, and says why there is no knowledge view

@@ -13,6 +13,7 @@ from PIL import Image
 from ppvilg.files import PictureError, picture_size
 
 from ..errors import ServiceError
+from .adapters import tags_of, take_tags
 from .requests import SETTINGS, Limits
 
 KEY = "ppvilg"
@@ -42,9 +43,14 @@ def with_metadata(png: bytes, picture) -> bytes:
     return png[:end] + b"".join(chunks) + png[end:]
 
 
+def tagged_prompt(settings: dict) -> str:
+    """The prompt with the adapters that were chosen, as A1111's users write them."""
+    return f"{settings['prompt']} {tags_of(settings.get('lora') or {})}".strip()
+
+
 def infotext(settings: dict, model: dict) -> str:
     """Settings in the form that A1111 puts under its pictures."""
-    lines = [settings["prompt"]]
+    lines = [tagged_prompt(settings)]
     if settings["negative_prompt"]:
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
     values = {
@@ -57,6 +63,9 @@ def infotext(settings: dict, model: dict) -> str:
         "Model hash": (model["hash"] or "")[:10],
         "Style": settings["style"],
     }
+    if model.get("lora"):
+        hashes = ", ".join(f"{name}: {(hash or '')[:12]}" for name, hash in model["lora"].items())
+        values["Lora hashes"] = f'"{hashes}"'
     lines.append(", ".join(f"{name}: {value}" for name, value in values.items()))
     return "\n".join(lines)
 
@@ -112,7 +121,12 @@ def _of_a1111(parameters: str) -> dict | None:
         return None
     text = "\n".join(lines)
     prompt, _, negative = text.partition("\nNegative prompt: ")
-    settings = {"prompt": prompt, "negative_prompt": negative}
+    settings: dict = {"prompt": prompt, "negative_prompt": negative}
+    try:
+        settings["prompt"], lora = take_tags(prompt)
+        settings |= {"lora": lora} if lora else {}
+    except ServiceError:
+        pass  # tags of another kind stay in the text
     for name, (ours, kind) in _OF_A1111.items():
         try:
             settings[ours] = kind(pairs[name])

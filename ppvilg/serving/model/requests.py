@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ppvilg.knowledge import NO_STYLE, STYLES
 
 from ..errors import ServiceError
+from .adapters import chosen
 from .info import SAMPLERS, ModelInfo
 
 SETTINGS = (
@@ -28,6 +29,7 @@ SETTINGS = (
     "mask",
     "strength",
     "word_weights",
+    "lora",
 )
 MAX_SEED = 2**32 - 1  # what other services and their clients use
 MAX_WORD_WEIGHTS = 64
@@ -90,6 +92,7 @@ def resolve(asked: Mapping, info: ModelInfo, limits: Limits, picture_size: tuple
         "mask": given.get("mask"),
         "strength": _strength(given),
         "word_weights": _word_weights(given.get("word_weights", {}), limits),
+        "lora": chosen(given.get("lora", {}), info.adapters, info.num_experts),
     }
     if not settings["prompt"].strip() and settings["style"] == NO_STYLE and settings["image"] is None:
         raise ServiceError("invalid", "the prompt is empty", "prompt")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppvilg.knowledge import MARKS, TextKnowledge, mark, tag
+from ppvilg.knowledge import MARKS, TextKnowledge, mark
 
 _MARK_OF_TOKEN = {token: name for name, token in MARKS.items()}
 
@@ -31,7 +31,7 @@ def words_of(knowledge: TextKnowledge, text: str, word_weights: Mapping[str, flo
     """The words of a prompt with its style, in the order of the text, which they spell exactly."""
     given, start, token = "", 0, 1
     words = []
-    for word, pos in tag(text):
+    for word, pos in knowledge.tags_of(text):
         end = start + len(word)
         if word in _MARK_OF_TOKEN:
             words.append(Word(word, start, end, pos, "", (), token, 1.0, 1.0))
@@ -40,7 +40,7 @@ def words_of(knowledge: TextKnowledge, text: str, word_weights: Mapping[str, flo
             marked = mark([(given, "x"), (word, pos)] if given else [(word, pos)])
             name = _MARK_OF_TOKEN.get(marked[: len(marked) - len(word)], "")
             pieces = tuple(knowledge.tokenizer.tokenize(word))
-            default = 1.0 + knowledge.key_token_weight if name else 1.0
+            default = knowledge.weight_of(word, name)
             weight = float((word_weights or {}).get(word, default))
             words.append(Word(word, start, end, pos, name, pieces, token, weight, default))
             token += len(pieces) + (1 if name and knowledge.mark else 0)
@@ -63,29 +63,27 @@ def token_weights(knowledge: TextKnowledge, text: str, word_weights: Mapping[str
 def describe_prompt(knowledge: TextKnowledge, text: str, word_weights: Mapping[str, float] | None = None) -> dict:
     """The knowledge view as JSON."""
     words = words_of(knowledge, text, word_weights)
-    unknown_token = knowledge.tokenizer.unk_token
-    shown, unknown = [], []
+    shown = []
     room = knowledge.max_length - 1  # positions 1 to max_length - 2 hold tokens
     total = 0
     for word in words:
         last = word.first + len(word.tokens) + (1 if word.mark and knowledge.mark else 0)
-        unread = _unread(knowledge, word.word) if unknown_token in word.tokens else []
-        unknown += [character for character in unread if character not in unknown]
         total = max(total, last - 1)
         values = {name: value for name, value in vars(word).items() if name != "first"}
-        shown.append({**values, "tokens": list(word.tokens), "unknown": unread, "cut": last > room})
+        shown.append(
+            {
+                **values,
+                "tokens": list(word.tokens),
+                "unknown": list(knowledge.unknown_words(word.word)),
+                "cut": last > room,
+            }
+        )
     return {
         "text": text,
-        "marked": mark(tag(text)) if knowledge.mark else text,
+        "marked": mark(knowledge.tags_of(text)) if knowledge.mark else text,
         "tokens": total + 2,
         "max_tokens": knowledge.max_length,
         "cut": knowledge.encode([text]).dropped[0],
-        "unknown": unknown,
+        "unknown": list(knowledge.unknown_words(text)),
         "words": shown,
     }
-
-
-def _unread(knowledge: TextKnowledge, word: str) -> list[str]:
-    """The characters of a word that the vocabulary lacks, or the word where only its whole is unknown."""
-    unknown = knowledge.tokenizer.unk_token
-    return [each for each in word if unknown in knowledge.tokenizer.tokenize(each)] or [word]

@@ -3,6 +3,9 @@
 A picture is drawn on its own terms (prompt, seed, size, steps, guidance, sampler) and joins whatever is being drawn at
 the next sweep. A sweep takes every drawing one step further; where experts are read from the disk it takes every
 drawing through all of its steps, expert by expert, so that each is read once. Owners take turns for the slots.
+
+Pictures of other adapters never share a step. While they are drawn at the same time a sweep takes each kind a few steps
+further, for to merge an adapter into the weights takes as long as some steps.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..store import Job
+
+STEPS_PER_CHANGE = 4  # of a picture before the weights are changed for one of other adapters
 
 
 class Drawing(Protocol):
@@ -33,11 +38,15 @@ class Drawing(Protocol):
     @property
     def shares_with(self) -> tuple: ...
 
+    @property
+    def adapters(self) -> tuple: ...
+
 
 class Painter(Protocol):
     """What the engine needs of a pipeline."""
 
     streams_experts: bool
+    adapters: tuple  # that are in its weights now
 
     def begin(self, settings: dict, seed: int, image, mask) -> Drawing: ...
 
@@ -124,14 +133,15 @@ class Engine:
 
         Jobs may be dropped in between; finished pictures leave with `take_finished`.
         """
-        if not self.painter.streams_experts:
-            for group in self._groups(self._unfinished()):
-                yield from self._step(group)
-            return
-        while pending := self._unfinished():
-            expert = max(task.drawing.expert for task in pending)
-            for group in self._groups([task for task in pending if task.drawing.expert == expert]):
-                yield from self._step(group)
+        settings = {task.drawing.adapters for task in self._unfinished()}
+        for adapters in sorted(settings, key=lambda each: (each != self.painter.adapters, repr(each))):
+            if self.painter.streams_experts:
+                while pending := self._unfinished(adapters):
+                    expert = max(task.drawing.expert for task in pending)
+                    yield from self._step_all([task for task in pending if task.drawing.expert == expert])
+            else:
+                for _ in range(1 if len(settings) == 1 else STEPS_PER_CHANGE):
+                    yield from self._step_all(self._unfinished(adapters))
 
     def take_finished(self) -> list[Task]:
         """Pictures that have taken their last step."""
@@ -139,8 +149,13 @@ class Engine:
         self.drawn = [task for task in self.drawn if not task.is_done]
         return finished
 
-    def _unfinished(self) -> list[Task]:
-        return [task for task in self.drawn if not task.is_done]
+    def _unfinished(self, adapters: tuple | None = None) -> list[Task]:
+        """Pictures with steps left: all, or those with these adapters."""
+        return [task for task in self.drawn if not task.is_done and adapters in (None, task.drawing.adapters)]
+
+    def _step_all(self, tasks: Sequence[Task]) -> Iterator[list[Task]]:
+        for group in self._groups(tasks):
+            yield from self._step(group)
 
     def _groups(self, tasks: Sequence[Task]) -> list[list[Task]]:
         """Pictures that can take one step in one batch, at most `slots` in each."""

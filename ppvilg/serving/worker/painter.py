@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import paddle
@@ -15,6 +15,7 @@ from ppvilg.knowledge import apply_style
 from ppvilg.pipelines import build_scheduler
 from ppvilg.pipelines.denoising import without_gradients
 
+from ..model.adapters import OfferedAdapter
 from ..model.words import token_weights
 
 
@@ -23,6 +24,7 @@ class PictureDrawing:
     """A picture between prompt and decoder: a drawing of the pipeline, of one picture."""
 
     drawing: object
+    adapters: tuple = ()  # (name, scale) of those that it is drawn with
     block: int = -1
 
     @property
@@ -62,17 +64,27 @@ class PictureDrawing:
 
     @property
     def shares_with(self) -> tuple:
-        return self.expert, tuple(self.drawing.latents.shape[2:])
+        return self.adapters, self.expert, tuple(self.drawing.latents.shape[2:])
 
 
 class PipelinePainter:
-    """Draws single pictures with a pipeline; a picture does not depend on those that it shares steps with."""
+    """Draws single pictures with a pipeline; a picture does not depend on those that it shares steps with.
 
-    def __init__(self, pipeline, streams_experts: bool = False) -> None:
+    adapters: those that settings may choose, by name, loaded here and on only for the drawings that chose them.
+    FileNotFoundError, ValueError: one of them does not fit the model.
+    """
+
+    def __init__(
+        self, pipeline, streams_experts: bool = False, adapters: Mapping[str, OfferedAdapter] | None = None
+    ) -> None:
         self.pipeline = pipeline
         self.streams_experts = streams_experts
-        self.text_knowledge = pipeline.text_knowledge
         self._own_sampler = type(pipeline.scheduler)
+        for name, adapter in (adapters or {}).items():
+            pipeline.load_lora_weights(adapter.file, name, scale=0.0)
+        if adapters:
+            pipeline.disable_lora()
+        self.adapters = ()  # that are on
 
     @without_gradients
     def begin(self, settings: dict, seed: int, image: Image.Image | None, mask: Image.Image | None) -> PictureDrawing:
@@ -80,6 +92,8 @@ class PipelinePainter:
 
         ValueError: they do not fit the model.
         """
+        adapters = _as_key(settings.get("lora") or {})  # none in jobs of a service before there was the setting
+        self._turn_on(adapters)
         scheduler = build_scheduler(settings["sampler"], self.pipeline.scheduler.config)
         size = settings["width"], settings["height"]
         drawing = self._with_sampler(scheduler).begin(
@@ -98,12 +112,13 @@ class PipelinePainter:
         )
         if settings["word_weights"]:
             text = apply_style(settings["prompt"], settings["style"])
-            weights = token_weights(self.text_knowledge, text, settings["word_weights"])
+            weights = token_weights(self.pipeline.text_knowledge, text, settings["word_weights"])
             drawing.positive = drawing.positive._replace(key_token_weights=paddle.to_tensor(weights[None]))
-        return PictureDrawing(drawing)
+        return PictureDrawing(drawing, adapters)
 
     def step(self, drawings: Sequence[PictureDrawing]) -> None:
         """Takes drawings of one group (`shares_with`) one step further, in one call of their expert."""
+        self._turn_on(drawings[0].adapters)
         for each in drawings:
             each.block = each.expert
         self.pipeline.step([each.drawing for each in drawings])
@@ -117,6 +132,13 @@ class PipelinePainter:
         pictures = self.pipeline.preview(drawing.drawing)
         return None if pictures is None else pictures[0]
 
+    def _turn_on(self, adapters: tuple) -> None:
+        """These adapters are on, no others; the pipeline is drawn with by one thread alone."""
+        if adapters != self.adapters:
+            names, scales = [name for name, _ in adapters], [scale for _, scale in adapters]
+            self.pipeline.set_adapters(names, scales)
+            self.adapters = adapters
+
     def _with_sampler(self, scheduler):
         """The same components with another scheduler; the model's own keeps all of its settings."""
         if isinstance(scheduler, self._own_sampler):
@@ -124,3 +146,9 @@ class PipelinePainter:
         other = copy.copy(self.pipeline)
         other.scheduler = scheduler
         return other
+
+
+def _as_key(settings: Mapping) -> tuple:
+    """The setting `lora` as what tells drawings of other adapters."""
+    scales = {name: tuple(scale) if isinstance(scale, list) else scale for name, scale in settings.items()}
+    return tuple(sorted(scales.items(), key=lambda each: each[0]))

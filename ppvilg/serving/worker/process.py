@@ -67,7 +67,7 @@ def _build(settings: WorkerSettings, store: Store):
         announce(store, settings.name, "loading", started, loading={"what": what, "fraction": fraction})
 
     loading("libraries", 0.0)
-    info = read_model(settings.model)
+    info = read_model(settings.model, settings.adapters)
 
     from paddlenlp.utils.log import logger
 
@@ -80,13 +80,14 @@ def _build(settings: WorkerSettings, store: Store):
     prepare_cpu()
     logger.set_level("WARNING")
     loading("hash of the model", 0.3)
-    model = {"name": info.name, "hash": model_hash(info.folder)}
+    hashes = {name: adapter.sha256 for name, adapter in info.adapters.items()}
+    model = {"name": info.name, "hash": model_hash(info.folder), "lora": hashes}
     loading("weights", 0.5)
     folder = str(info.folder)
     pipeline = open_pipeline(
         folder, settings.backend, settings.max_resident_experts, settings.threads, settings.device
     )
-    painter = PipelinePainter(pipeline, streams_experts=settings.max_resident_experts is not None)
+    painter = PipelinePainter(pipeline, settings.max_resident_experts is not None, info.adapters)
     loading("warm-up", 0.8)
     _warm_up(painter, info)
     return Worker(
@@ -115,6 +116,7 @@ def _warm_up(painter, info) -> None:
         "eta": 0.0,
         "strength": None,
         "word_weights": {},
+        "lora": {},
     }
     drawing = painter.begin(settings, 0, None, None)
     while not drawing.done:

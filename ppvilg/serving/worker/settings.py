@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class WorkerSettings:
     keep_seconds: float | None = None
     picture_filter: str | None = None
     log_file: str | None = None
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> path
 
     def as_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

@@ -259,7 +259,7 @@ class Worker:
             "height": image.height,
             "seed": task.seed,
             "settings": {**job.request, "seed": task.seed, "num_images": 1},
-            "model": self.model,
+            "model": self._made_with(job.request.get("lora") or {}),
             "created": now,
             "expires": None if self.keep_seconds is None else now + self.keep_seconds,
         }
@@ -268,6 +268,12 @@ class Worker:
             self.folder.put(packed.getvalue())  # again, if the last row of the same content was removed meanwhile
         if last or not entered:
             self._forget(job.id)
+
+    def _made_with(self, adapters: dict) -> dict:
+        """The model and the adapters that a picture was drawn with, with their hashes."""
+        hashes = self.model.get("lora", {})
+        chosen = {"lora": {name: hashes.get(name) for name in adapters}} if adapters else {}
+        return {"name": self.model["name"], "hash": self.model["hash"], **chosen}
 
     def _report_last(self, id: str, task: Task) -> None:
         """The progress of a job that is about to end."""

@@ -147,6 +147,10 @@ export default {
   "guidance.slider": "Guidance of expert {n}",
   "sampler.label": "Sampler",
   "sampler.usual": "{name} (default)",
+  "lora.label": "Adapter (LoRA)",
+  "lora.none": "None",
+  "lora.several": ({ n }) => `${plural(n, "adapter", "adapters")} of this recipe`,
+  "lora.scale": "Strength of the adapter",
   "eta.label": "Fresh noise",
   "eta.hint": "What DDIM adds in every step, 0 to 1",
 

@@ -126,6 +126,10 @@ export default {
   "guidance.slider": "专家 {n} 的引导强度",
   "sampler.label": "采样器",
   "sampler.usual": "{name}（默认）",
+  "lora.label": "适配器（LoRA）",
+  "lora.none": "不用",
+  "lora.several": "这份配方的 {n} 个适配器",
+  "lora.scale": "适配器强度",
   "eta.label": "新噪声",
   "eta.hint": "DDIM 每一步加入的新噪声，0 到 1",
 

@@ -17,14 +17,14 @@ export const wordsOfPrompt = () => (answer ? new Set(answer.words.map((word) => 
 
 const ask = debounce(250, async () => {
   asked?.abort();
-  const { prompt, style, word_weights } = current();
+  const { prompt, style, word_weights, lora } = current();
   if (!prompt.trim()) {
     answer = null;
     return show();
   }
   asked = new AbortController();
   try {
-    answer = await knowledge({ prompt, style, word_weights: weightsOf(word_weights) }, asked.signal);
+    answer = await knowledge({ prompt, style, word_weights: weightsOf(word_weights), lora }, asked.signal);
   } catch (error) {
     if (error.name === "AbortError") return undefined;
     if (!(error instanceof ApiError)) throw error;
@@ -187,7 +187,7 @@ function slider(word, [least, most]) {
 
 export function startKnowledge() {
   onSettings((settings, changed) => {
-    if (changed.has("prompt") || changed.has("style")) ask();
+    if (["prompt", "style", "lora"].some((name) => changed.has(name))) ask();
     if (changed.has("word_weights") && answer) keepFocus(show);
   });
   on("model", (model) => {

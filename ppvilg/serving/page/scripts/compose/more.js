@@ -122,6 +122,43 @@ function samplerField(model) {
   return h("div", { class: "field" }, h("label", { class: "label", for: "field-sampler" }, t("sampler.label")), choose);
 }
 
+/** An adapter and its scale, where the service offers some. Several, or scales per expert, come with a recipe alone. */
+function loraFields(model) {
+  const chosen = Object.entries(current().lora);
+  const offered = [...new Set([...model.lora.map(({ name }) => name), ...chosen.map(([name]) => name)])];
+  if (!offered.length) return [];
+  const [name, scale] = chosen[0] ?? [null, 1];
+  const simple = chosen.length < 2 && !Array.isArray(scale);
+  const choose = h("select", { class: "input", id: "field-lora" });
+  choose.append(h("option", { value: "" }, t("lora.none")), ...offered.map((each) => h("option", { value: each }, each)));
+  if (!simple) choose.append(h("option", { value: "*" }, t("lora.several", { n: chosen.length })));
+  choose.value = simple ? (name ?? "") : "*";
+  const strength = h("input", {
+    class: "input",
+    type: "number",
+    id: "field-lora-scale",
+    min: "-2",
+    max: "2",
+    step: "0.05",
+    "aria-label": t("lora.scale"),
+  });
+  strength.value = simple ? String(scale) : "";
+  strength.disabled = !simple || name === null;
+  choose.addEventListener("change", () => {
+    if (choose.value === "*") return;
+    change({ lora: choose.value ? { [choose.value]: simple ? scale : 1 } : {} });
+    redraw();
+  });
+  strength.addEventListener("change", () => {
+    const value = strength.valueAsNumber;
+    if (Number.isFinite(value)) change({ lora: { [choose.value]: Math.min(2, Math.max(-2, value)) } });
+  });
+  return [
+    h("div", { class: "field" }, h("label", { class: "label", for: "field-lora" }, t("lora.label")), choose),
+    h("div", { class: "field" }, h("label", { class: "label", for: "field-lora-scale" }, t("lora.scale")), strength),
+  ];
+}
+
 const usualGuidance = (model) => model.defaults.guidance_scale;
 const perExpert = (model, value) => (Array.isArray(value) ? [...value] : Array(model.num_experts).fill(value));
 
@@ -191,11 +228,12 @@ function expertSliders(model, value) {
 function summary() {
   const model = get("model");
   if (!model) return "";
-  const { seed, num_inference_steps: steps, guidance_scale: guidance, negative_prompt: negative } = current();
+  const { seed, num_inference_steps: steps, guidance_scale: guidance, negative_prompt: negative, lora } = current();
   const parts = [t("more.steps", { n: steps ?? model.defaults.num_inference_steps })];
   if (guidance !== null) parts.push(t("more.guidance", { value: [guidance].flat().map(number).join("/") }));
   if (seed !== null) parts.push(t("more.seed", { seed }));
   if (negative) parts.push(t("more.negative"));
+  if (Object.keys(lora).length) parts.push(Object.keys(lora).join(" + "));
   return parts.join(" · ");
 }
 
@@ -220,6 +258,7 @@ function fields() {
     }),
     guidanceField(model),
     samplerField(model),
+    ...loraFields(model),
     numberField("eta", {
       label: t("eta.label"),
       hint: t("eta.hint"),
@@ -237,8 +276,8 @@ export function startMore() {
     byId("more-summary").textContent = summary();
     const typing =
       byId("more-fields").contains(document.activeElement) && document.activeElement.matches("input, select");
-    const shown = ["negative_prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "eta"].some((name) =>
-      changed.has(name),
+    const shown = ["negative_prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "eta", "lora"].some(
+      (name) => changed.has(name),
     );
     if (shown && !typing) redraw();
   });

@@ -18,6 +18,7 @@ const EMPTY = {
   mask: null, // {id, url}
   strength: null,
   word_weights: {},
+  lora: {}, // scale, or scales of the experts, by name
 };
 const listeners = new Set();
 let settings = { ...EMPTY, ...pick(readObject("draft")) };
@@ -69,6 +70,7 @@ export function fromRequest(request) {
     values[name] = typeof id === "string" && id ? { id, url: `v1/uploads/${id}.png` } : null;
   }
   values.word_weights = values.word_weights ?? {};
+  values.lora = values.lora ?? {};
   values.negative_prompt = values.negative_prompt ?? "";
   return values;
 }

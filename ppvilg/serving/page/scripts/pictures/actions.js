@@ -94,6 +94,7 @@ export function facts(settings, picture = null) {
     ],
     [t("sampler.label"), settings.sampler],
     [t("facts.weights"), weights(settings.word_weights)],
+    [t("lora.label"), weights(settings.lora)],
     [t("start.strength"), settings.image ? number(settings.strength ?? 0.8) : null],
     [t("facts.model"), picture ? `${picture.model.name} ${picture.model.hash.slice(0, 12)}` : null],
     ["SHA-256", picture ? `${picture.sha256.slice(0, 16)}…` : null],
@@ -108,5 +109,5 @@ export function facts(settings, picture = null) {
 
 const weights = (values) =>
   Object.entries(values ?? {})
-    .map(([word, weight]) => `${word} ×${number(weight)}`)
+    .map(([word, weight]) => `${word} ×${[weight].flat().map(number).join("/")}`)
     .join("  ");
