@@ -46,7 +46,8 @@ class ExportedDetector:
         settings = read_settings(settings_path)
         self.settings_path, self.graph, self.min_score = settings_path, graph, min_score
         self.labels = _labels(settings, settings_path)
-        self.preprocessing = Preprocessing(settings.get("Preprocess"), str(settings_path))
+        by_paddlex = settings_path.name == SETTINGS[1]
+        self.preprocessing = Preprocessing(settings.get("Preprocess"), str(settings_path), by_paddlex)
         unknown = set(graph.inputs) - set(_INPUTS)
         if unknown or "image" not in graph.inputs:
             raise ValueError(f"{files[0]}: takes {', '.join(graph.inputs)}; a detector takes some of "

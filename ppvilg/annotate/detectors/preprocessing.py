@@ -1,6 +1,7 @@
 """Preprocessing as PaddleDetection and PaddleX write it into an export, with their results to the last pixel.
 
-The operators are those of PaddleDetection's deploy/python/preprocess.py; others are refused by name.
+The operators are those of PaddleDetection's deploy/python/preprocess.py; others are refused by name. Where a side does
+not come out whole, PaddleDetection resizes by the factor and PaddleX to the rounded size, which moves pixels a little.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Preprocessing:
     ValueError names an operator that is not known, or a setting of one.
     """
 
-    def __init__(self, operators: Sequence[dict], source: str):
+    def __init__(self, operators: Sequence[dict], source: str, to_rounded_size: bool = False):
         if not isinstance(operators, list) or not all(isinstance(each, dict) for each in operators):
             raise ValueError(f"{source}: Preprocess must be a list of operators, not {operators!r}")
-        self.steps = [_step(dict(operator), source) for operator in operators]
+        self.steps = [_step(dict(operator), source, to_rounded_size) for operator in operators]
 
     def __call__(self, pixels: np.ndarray) -> Prepared:
         prepared = Prepared(pixels, shape=tuple(map(float, pixels.shape[:2])))
@@ -51,7 +52,7 @@ class Preprocessing:
         return prepared
 
 
-def _step(settings: dict, source: str) -> Callable[[Prepared], None]:
+def _step(settings: dict, source: str, to_rounded_size: bool) -> Callable[[Prepared], None]:
     kind = settings.pop("type", None)
     if kind not in _OPERATORS:
         raise ValueError(f"{source}: Preprocess has the operator {kind!r}, which is not among {', '.join(_OPERATORS)}")
@@ -59,13 +60,14 @@ def _step(settings: dict, source: str) -> Callable[[Prepared], None]:
     unknown = set(settings) - allowed
     if unknown:
         raise ValueError(f"{source}: {kind} has the setting {sorted(unknown)[0]!r}, which is not known here")
+    more = {"to_rounded_size": to_rounded_size} if make is _resize else {}
     try:
-        return make(**settings)
+        return make(**settings, **more)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {kind} cannot be used ({error})") from None
 
 
-def _resize(target_size, keep_ratio: bool = False, interp: int | str = 1) -> Callable:
+def _resize(target_size, keep_ratio: bool = False, interp: int | str = 1, to_rounded_size: bool = False) -> Callable:
     """Both sides to the target, or with `keep_ratio` the shorter to its shorter, unless the longer would not fit."""
     height, width = _pair(target_size)
     interpolation = _INTERPOLATIONS[interp.upper()] if isinstance(interp, str) else int(interp)
@@ -78,8 +80,9 @@ def _resize(target_size, keep_ratio: bool = False, interp: int | str = 1) -> Cal
             if round(factor * max(old_height, old_width)) > max(height, width):
                 factor = max(height, width) / max(old_height, old_width)
             scale = (factor, factor)
-        if min(round(scale[0] * old_height), round(scale[1] * old_width)) < 1:  # a stripe of a pixel stays one
-            size = max(1, round(scale[1] * old_width)), max(1, round(scale[0] * old_height))
+        size = round(scale[1] * old_width), round(scale[0] * old_height)
+        if to_rounded_size or min(size) < 1:  # a stripe of a pixel stays one
+            size = max(1, size[0]), max(1, size[1])
             scale = size[1] / old_height, size[0] / old_width
         down, across = scale
         prepared.pixels = cv2.resize(prepared.pixels, None, fx=across, fy=down, interpolation=interpolation)
