@@ -29,11 +29,13 @@ class Captioner(Protocol):
         """Let go of what it holds."""
 
 
-def open_captioner(spec: str, prompt: str | None = None, min_score: float = 0.5, device: str = "cpu") -> Captioner:
+def open_captioner(
+    spec: str, prompt: str | None = None, min_score: float = 0.5, device: str = "cpu", names: Sequence[str] = ("coco",)
+) -> Captioner:
     """The captioner that a text names.
 
     spec: a folder of paddlenlp's BLIP or BLIP-2; `command:PROGRAM ARGUMENTS`; `template`, which says in Chinese what
-    was detected with at least `min_score`. prompt: how a caption begins, for BLIP and BLIP-2.
+    was detected with at least `min_score`, by the tables `names`. prompt: how a caption begins, for BLIP and BLIP-2.
 
     Raises:
         FileNotFoundError, ValueError: what is missing or not known, by name.
@@ -45,7 +47,7 @@ def open_captioner(spec: str, prompt: str | None = None, min_score: float = 0.5,
     elif spec == "template":
         from .template import TemplateCaptioner
 
-        captioner = TemplateCaptioner(min_score)
+        captioner = TemplateCaptioner(min_score, names)
     elif Path(spec).is_dir():
         from .blip import BlipCaptioner
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..process import PREFIX
+from ..weights import whole
 from .detection import Detection, Detector
 
 MIN_SCORE = 0.2  # what is stored; what training believes is knowledge.vision.min_score
@@ -39,7 +40,7 @@ def open_detector(spec: str, min_score: float = MIN_SCORE, backend: str = "cpu")
 
 
 def _open_export(path: Path, min_score: float, backend: str) -> Detector:
-    from .exported import SETTINGS, ExportedDetector, whole
+    from .exported import SETTINGS, ExportedDetector
     from .graphs import GRAPHS, OnnxGraph, PaddleGraph
 
     folder = path if path.is_dir() else path.parent

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ppvilg.files import damage_of, digest_of, file_sha256, read_text
+from ppvilg.files import digest_of, file_sha256, read_text
 
 from ..stage import Rejection
 from .detection import Detection, fit
@@ -148,13 +148,3 @@ def _per_picture(outputs: Sequence[np.ndarray], count: int, path: Path) -> list[
     if len(boxes) % count == 0:  # a transformer's: as many of each picture
         return np.split(boxes, count)
     raise ValueError(f"{path.parent}: {len(boxes)} boxes cannot be shared among {count} pictures")
-
-
-def whole(path: Path) -> Path:
-    """The path of a file that is there and is no pointer; FileNotFoundError or ValueError names it and the remedy."""
-    if not path.is_file():
-        raise FileNotFoundError(damage_of(path))
-    sentence = damage_of(path)
-    if "cut off or damaged" not in sentence:
-        raise ValueError(sentence)
-    return path

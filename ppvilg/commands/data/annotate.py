@@ -68,6 +68,8 @@ def add_captioning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--captioner", metavar="SPEC", help="folder of BLIP or BLIP-2 of paddlenlp, command:PROGRAM, or "
                        "template (Chinese, of what was detected)")  # fmt: skip
     group.add_argument("--prompt", help="how the captions of BLIP and BLIP-2 begin")
+    group.add_argument("--names", action="append", metavar="TABLE", help="table of names for a template's captions, a "
+                       "YAML file or coco; later ones are laid over earlier ones (default: coco)")  # fmt: skip
     group.add_argument("--caption-min-score", type=real(0, 1), default=0.5, help="objects of this score are in a "
                        "template's caption (default: %(default)s)")  # fmt: skip
 
@@ -111,5 +113,6 @@ def open_stages(arguments: argparse.Namespace, stages: list[Stage]) -> None:
         detector = open_detector(arguments.detector, arguments.min_score, arguments.device)
         stages.append(DetectionStage(detector))
     if arguments.captioner:
-        captioner = open_captioner(arguments.captioner, arguments.prompt, arguments.caption_min_score, arguments.device)
+        captioner = open_captioner(arguments.captioner, arguments.prompt, arguments.caption_min_score, arguments.device,
+                                   arguments.names or ["coco"])  # fmt: skip
         stages.append(CaptionStage(captioner))
