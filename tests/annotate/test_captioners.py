@@ -119,7 +119,7 @@ def test_generated_captions_are_in_the_sidecar(tmp_path):
     (tmp_path / "names.yml").write_text("labels:\n  star:\n    zh: [星星]\n    measure: 颗\n", encoding="utf-8")
     command = ["annotate", "--data", str(data), "--output", str(tmp_path / "out"), "--detector",
                "annotation_shards:brightest", "--captioner", "template"]  # fmt: skip
-    assert main([*command, "--names", "coco", "--names", str(tmp_path / "names.yml")]) == 0
+    assert main([*command, "--names", "coco", str(tmp_path / "names.yml")]) == 0
     lines = (tmp_path / "out" / "00000.annotations.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0])["stages"][1]["kind"] == "template"
     assert [json.loads(line)["captions"] for line in lines[1:]] == [{"generated": "图中有一颗星星"}] * 2

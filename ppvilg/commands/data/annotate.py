@@ -68,8 +68,8 @@ def add_captioning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--captioner", metavar="SPEC", help="folder of BLIP or BLIP-2 of paddlenlp, command:PROGRAM, or "
                        "template (Chinese, of what was detected)")  # fmt: skip
     group.add_argument("--prompt", help="how the captions of BLIP and BLIP-2 begin")
-    group.add_argument("--names", action="append", metavar="TABLE", help="table of names for a template's captions, a "
-                       "YAML file or coco; later ones are laid over earlier ones (default: coco)")  # fmt: skip
+    group.add_argument("--names", nargs="+", metavar="TABLE", help="tables of names of labels: coco, or YAML files of "
+                       "yours, later over earlier ones (default: coco)")  # fmt: skip
     group.add_argument("--caption-min-score", type=real(0, 1), default=0.5, help="objects of this score are in a "
                        "template's caption (default: %(default)s)")  # fmt: skip
 
