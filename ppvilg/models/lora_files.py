@@ -131,6 +131,9 @@ def _own(file: Path, tensors: dict, metadata: dict, expert: nn.Layer, text_encod
         group = name.removesuffix(f".{match['path']}.lora_{match['part']}.weight")
         pairs.setdefault((group, match["path"]), {})[_PARTS[match["part"]]] = value
         pairs[group, match["path"]]["alpha"] = alphas.get(f"{group}.{match['path']}")
+    missing = [name for name in alphas if not any(f"{group}.{path}" == name for group, path in pairs)]
+    if missing:
+        raise ValueError(f"{file} lacks the tensors of {missing[0]}, of which it tells: copy the file again")
     layers = {"text_encoder": adaptable_layers(text_encoder), "unet": adaptable_layers(expert)}
     groups = {"unet.shared": {}, "text_encoder": {}} | {f"unet.experts.{k}": each for k, each in experts.items()}
     for (group, path), pair in pairs.items():

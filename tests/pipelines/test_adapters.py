@@ -15,7 +15,7 @@ from ppvilg.models import MoDEUNet2DConditionModel
 from ppvilg.models.lora import Adapter, AdapterSettings, LowRank, adaptable_layers, torch_shape
 from ppvilg.models.lora_files import METADATA, read_adapter, write_adapter
 from ppvilg.pipelines import ErnieViLG2Pipeline
-from tests.bundles import bundle, tiny  # noqa: F401
+from tests.bundles import bundle, components, tiny  # noqa: F401
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LAYERS = [f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_v", f"{BLOCK}.attn1.to_out.0"]
@@ -314,3 +314,69 @@ def test_an_expert_that_is_not_loaded_stays_away(pipeline, tmp_path):
     pipeline.unet = MoDEUNet2DConditionModel.from_pretrained(tmp_path / "unet", experts=[1])
     pipeline.load_lora_weights(file)
     assert pipeline.unet.loaded_experts == [1]
+
+
+OWN = f"unet.experts.1.{LAYERS[0]}"
+OWN_PAIR = {f"{OWN}.lora_A.weight": np.ones((1, 8), "f4"), f"{OWN}.lora_B.weight": np.ones((8, 1), "f4")}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told", "said"),
+    [
+        ({**OWN_PAIR, "unet.experts.1.x": np.ones(1, "f4")}, {}, "has a tensor .unet.experts.1.x., which no"),
+        ({f"{OWN}.lora_A.weight": np.ones((1, 8), "f4")}, {}, "experts.1.* lacks its up matrix"),
+        (OWN_PAIR, {"alphas": {f"{OWN.replace('to_q', 'to_k')}": 1.0}}, "lacks the tensors of unet.experts.1.*to_k"),
+        ({name.replace("to_q", "to_z"): value for name, value in OWN_PAIR.items()}, {}, "changes .*to_z, a layer that"),
+        ({name.replace("experts.1", "experts.2"): each for name, each in OWN_PAIR.items()}, {}, "made for 2 experts"),
+        ({name: value * np.nan for name, value in OWN_PAIR.items()}, {}, "not finite"),
+        ({f"{OWN}.lora_{k}.weight": np.ones(s, "f4") for k, s in (("A", (0, 8)), ("B", (8, 0)))}, {}, "has rank 0"),
+        (OWN_PAIR, {"settings": {"num_experts": 2}}, "its entry 'ppvilg_adapter' cannot be read"),
+        (OWN_PAIR, {"settings": {"num_experts": 2, "boundaries": [0, 50, 100], "base_sha256": "0"}}, "another model"),
+    ],
+)
+def test_own_files_that_are_refused_by_one_sentence(pipeline, tmp_path, tensors, told, said):
+    pipeline.__dict__["_base_sha256"] = lambda: "1"
+    entry = {"settings": {"num_experts": 2, "boundaries": [0, 50, 100]}, "alphas": {}, **told}
+    save_file(tensors, str(tmp_path / "a.safetensors"), metadata={METADATA: json.dumps(entry)})
+    before = weights_of(pipeline)
+    with pytest.raises(ValueError, match=said) as refused:
+        pipeline.load_lora_weights(tmp_path / "a.safetensors")
+    assert str(tmp_path / "a.safetensors") in str(refused.value) and "\n" not in str(refused.value)
+    assert same(weights_of(pipeline), before) and not pipeline.get_list_adapters()
+
+
+def test_one_of_four_experts(components, tmp_path):  # noqa: F811
+    """Predictions in the ranges of the others stay to the bit; one scale per expert says the same of a shared one."""
+    four = ErnieViLG2Pipeline(**{**components, "unet": copy.deepcopy(components["unet"])})
+    changes, settings = changes_of(four), settings_of(four)
+    write_adapter(Adapter(experts={3: changes}, settings=settings), tmp_path / "last.safetensors")
+    write_adapter(Adapter(shared=changes, settings=settings), tmp_path / "all.safetensors")
+    sample, states = paddle.randn([2, 4, 8, 8]), paddle.randn([2, 5, 16])
+
+    @paddle.no_grad()
+    def predictions() -> list[np.ndarray]:
+        return [four.unet(sample, timestep, states).sample.numpy() for timestep in (10, 30, 60, 90)]
+
+    before = predictions()
+    four.load_lora_weights(tmp_path / "last.safetensors")
+    last = predictions()
+    assert same(last[:3], before[:3]) and not np.array_equal(last[3], before[3])
+    four.load_lora_weights(tmp_path / "all.safetensors", scale=0)
+    four.set_adapters("all", [0, 0, 0, 1])
+    assert same(predictions(), last)
+    four.unload_lora_weights()
+    assert same(predictions(), before)
+
+
+def test_adapters_stay_while_a_picture_is_drawn(pipeline, tmp_path):
+    pipeline.load_lora_weights(save_form("kohya", changes_of(pipeline), tmp_path), "a")
+    picture, refused = draw(pipeline), []
+
+    def meddle(pipe, step, timestep, tensors):
+        for change in (pipe.disable_lora, pipe.unload_lora_weights, pipe.fuse_lora):
+            with pytest.raises(ValueError, match="a picture is being drawn"):
+                change()
+            refused.append(change)
+        return tensors
+
+    assert np.array_equal(pipeline(**CALL, callback_on_step_end=meddle).images, picture) and len(refused) == 9
