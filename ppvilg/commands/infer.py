@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .album import Run, columns_of, open_run, small_copies
 from .arguments import add_device, add_lora, new_parser, real, use_device, whole
 
 MOST_IMAGES = 100_000  # of one prompt; more are a slip
+MOST_TOLD = 20  # prompts with words that cannot be read
 BATCHES_PER_TURN = 8  # that each expert is read once for where not all are in memory; their pictures come together
 
 
@@ -151,6 +153,7 @@ def draw(pipeline, run: Run, prompts: list[str], arguments: argparse.Namespace, 
     missing = run.missing()
     if not missing:
         return
+    say_unread(pipeline, prompts, arguments.style)
     batches = pipeline.stream_queue(
         [prompts[index] for index in missing],
         batch_size=arguments.batch_size,
@@ -159,9 +162,29 @@ def draw(pipeline, run: Run, prompts: list[str], arguments: argparse.Namespace, 
         **settings,
     )
     indices = iter(missing)
-    for batch in batches:
-        for picture in batch.images:
-            yield next(indices), picture
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="prompt has words")  # said before, and not by places in a batch
+        for batch in batches:
+            for picture in batch.images:
+                yield next(indices), picture
+
+
+def say_unread(pipeline, prompts: list[str], style: str | None) -> None:
+    """Tells before anything is drawn which prompts have words that the model cannot read."""
+    from tqdm import tqdm
+
+    from ppvilg.knowledge import apply_style
+
+    knowledge = pipeline.text_knowledge
+    unread = {prompt: knowledge.unknown_words(apply_style(prompt, style)) for prompt in dict.fromkeys(prompts)}
+    lines = [
+        f"warning: the model cannot read, and will not draw: {' '.join(words)} (in {prompt})"
+        for prompt, words in unread.items()
+        if words
+    ]
+    more = [f"warning: and so in {len(lines) - MOST_TOLD} more prompts"] if len(lines) > MOST_TOLD else []
+    for line in [*lines[:MOST_TOLD], *more]:
+        tqdm.write(line, sys.stderr)
 
 
 def save_grid(run: Run, about: dict, prompts: list[str], columns: int) -> None:

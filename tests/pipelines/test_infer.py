@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import time
@@ -64,6 +65,14 @@ def test_second_run_continues_the_numbers(model, tmp_path):
     first, second = (read_metadata(tmp_path / f"0000{i}.png") for i in range(2))
     assert (first["seed"], second["seed"]) == ("1", "2")
     assert first["scheduler"] == "EulerDiscreteScheduler" and first["num_inference_steps"] == "3"
+
+
+def test_words_that_cannot_be_read_are_said_before_anything_is_drawn(model, tmp_path, capsys):
+    prompts = [option for prompt in ("三只企鹅", "三只饕餮", "三只狐狸") for option in ("--prompt", prompt)]
+    assert infer(["-m", model, *prompts, "--num-images", "2", "--batch-size", "2", "--output", str(tmp_path)]) == 0
+    said = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "cannot read" in line or "lacks" in line]
+    told = "warning: the model cannot read, and will not draw:"
+    assert said == [f"{told} 饕 餮 (in 三只饕餮)", f"{told} 狐 狸 (in 三只狐狸)"]
 
 
 def test_adapters_are_drawn_with_and_told(model, tmp_path, capsys):
