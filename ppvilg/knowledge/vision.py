@@ -116,7 +116,7 @@ class VisualKnowledge:
             used.append(REPLACEMENT)
         caption = present[key]
         if self.completion and _happens(self.completion_probability, rng):
-            labels = self._missing_names(caption, objects)
+            labels = self.missing_names(caption, objects)
             if labels:
                 caption = complete_caption(caption, labels, marks)
                 used.append(COMPLETION)
@@ -141,7 +141,7 @@ class VisualKnowledge:
         mentioned = set(self.names.mentioned(caption, [item.label for item in trusted]))
         return [item for item in trusted if item.label in mentioned]
 
-    def _missing_names(self, caption: str, objects) -> list[str]:
+    def missing_names(self, caption: str, objects) -> list[str]:
         """Names to append, in the caption's language; objects without a name in that language are left alone."""
         trusted = [item for item in objects if item.score >= self.min_score]
         chinese = is_chinese(caption)

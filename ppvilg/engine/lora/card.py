@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 from ppvilg.config import Recipe
+from ppvilg.files.adapters import ADAPTER_NAMES
 from ppvilg.models.lora import Adapter
-from ppvilg.models.lora_files import FILE_NAMES
 
 _KEYS = ("steps", "batch_size", "learning_rate", "final_learning_rate", "warmup_steps", "decay", "weight_decay",
          "ema_decay", "caption_dropout", "rank", "alpha", "targets", "experts", "shared", "text_encoder")
@@ -35,5 +35,5 @@ Base: `{config.base}`, SHA-256 of its files {settings.base_sha256}. An adapter o
 {table}
 
 ## Drawing
-`ppvilg infer --model {config.base} --lora {FILE_NAMES[0]} --prompt "{prompt}"`
+`ppvilg infer --model {config.base} --lora {ADAPTER_NAMES[0]} --prompt "{prompt}"`
 """

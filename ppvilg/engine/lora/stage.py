@@ -13,8 +13,9 @@ from ppvilg.engine.lora.card import write_card
 from ppvilg.engine.lora.layers import TEXT_TARGETS, LowRankLayers
 from ppvilg.engine.stages.denoiser import DenoiserStage
 from ppvilg.files import write_whole
+from ppvilg.files.adapters import ADAPTER_NAMES
 from ppvilg.models.lora import Adapter, AdapterSettings
-from ppvilg.models.lora_files import FILE_NAMES, write_adapter
+from ppvilg.models.lora_files import write_adapter
 
 
 class LoraStage(DenoiserStage):
@@ -81,5 +82,5 @@ class LoraStage(DenoiserStage):
     def export(self, folder: Path) -> None:
         """The adapter's file and its card."""
         adapter = self.adapter()
-        write_adapter(adapter, folder / FILE_NAMES[0])
+        write_adapter(adapter, folder / ADAPTER_NAMES[0])
         write_whole(folder / "README.md", write_card(self.recipe, adapter, len(self.data.training)))
