@@ -90,6 +90,16 @@ def test_words_that_look_like_names_are_not(caption, labels):
     assert named(caption) == labels
 
 
+def test_objects365_lies_over_coco():
+    both = open_names(["coco", "objects365"])
+    labels = ["Moniter/TV", "Wild Bird", "Swan", "Dog", "Cigar/Cigarette ", "Trophy"]  # as it spells them
+    assert both.unknown(labels) == [] and COCO.unknown(labels) == ["Moniter/TV", "Wild Bird", "Swan",
+                                                                   "Cigar/Cigarette ", "Trophy"]  # fmt: skip
+    assert both.mentioned("天鹅和德国牧羊犬", labels) == ["Wild Bird", "Swan", "Dog"]
+    assert both.mentioned("冠军举起奖杯", labels) == ["Trophy"]  # no cup, but a thing of its own here
+    assert both.name_of("Moniter/TV", chinese=False) == "tv" and both.measure_of("Swan") == "只"
+
+
 def test_completion_appends_only_what_the_caption_does_not_name():
     knowledge = VisualKnowledge(names=COCO)
     draw = np.random.default_rng(0)

@@ -57,7 +57,7 @@ class NameTable:
 
     def name_of(self, label: str, chinese: bool = True) -> str | None:
         """The name of a label in one language; None where it has none, but a Latin label may stand in Chinese text."""
-        same = [name for name in self.names_of(label) if is_chinese(name) == chinese]
+        same = [name for name in self._written(label) if is_chinese(name) == chinese]
         # a Latin name inside Chinese text is ordinary (T恤, iPhone); Chinese inside English text is not
         return same[0] if same else label if chinese else None
 
@@ -73,6 +73,11 @@ class NameTable:
         extra = tuple(sorted({label for label in labels if not self.knows(label) and label not in self._synonyms}))
         named = self._named(caption, extra) if labels else ()
         return [label for label in labels if keys[label] in named]
+
+    def _written(self, label: str) -> list[str]:
+        """Names as completion prefers them: a detector's Moniter/TV is no word to write where there is a name."""
+        names = self.names_of(label)
+        return names if is_chinese(label) else [*names[1:], label]
 
     def _key(self, label: str) -> str:
         """What a label's words are filed under: its entry, else itself."""
