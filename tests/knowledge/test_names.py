@@ -156,6 +156,7 @@ def test_a_users_table_lies_over_the_other(tmp_path):
         ("labels:\n  cat: {zh: [猫]}\n  Cat: {zh: [喵]}\n", "labels.Cat is there twice"),
         ("labels: {cat: {zh: [猫, 猫]}}", "labels.cat.zh: 猫 is there twice"),
         ("labels: {cat: {zh: [猫], zh_kinds: [猫]}}", "labels.cat.zh_kinds: 猫 is in labels.cat.zh too"),
+        ("labels: {cat: {zh: [猫], spellings: [kat]}, mau: {spellings: [kat]}}", "kat is in labels.cat.spellings"),
         ("labels: {cat: {zh: [猫]}, kitty: {zh: [猫]}}", "猫 is in labels.cat.zh and in labels.kitty.zh"),
         ("labels: {cat: {zh: [猫]}}\nothers: [猫]", "猫 is in others and in labels.cat.zh"),
         ("labels: {cat: {cn: [猫]}}", "labels.cat.cn is no key"),

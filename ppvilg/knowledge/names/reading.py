@@ -1,8 +1,9 @@
 """Tables of names: one YAML file each, read and checked.
 
 A table has `labels`: for each label of a detector its names `zh` and `en` (the first of each is the one that completion
-writes), its `measure` word, and `zh_kinds`, `en_kinds`: words that name a kind of it. `others` are words that end like
-a name and mean something else.
+writes), its `measure` word, and `zh_kinds`, `en_kinds`: words that name a kind of it; `spellings`
+are labels of other detectors for it, which no caption has. `others` are words that end like a name and mean something
+else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 from ppvilg.files import read_text
 
 WORDS = ("zh", "en", "zh_kinds", "en_kinds")
+LISTS = (*WORDS, "spellings")
 _SHIPPED = Path(__file__).parent
 
 
@@ -34,6 +36,7 @@ class Entry:
     measure: str = ""
     zh_kinds: tuple[str, ...] = ()
     en_kinds: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,8 +136,8 @@ def _entry(file: str, label: object, value: object) -> Entry:
         raise NamesError(f"{file}: labels.{label}: a label is a text, found {_shown(label)}: put it in quotation marks")
     if not isinstance(value, dict):
         raise NamesError(f"{file}: labels.{label} must have keys such as zh and en, found {_shown(value)}")
-    _check_keys(value, (*WORDS, "measure"), file, f"labels.{label}.")
-    words = {key: _words(file, f"labels.{label}.{key}", value.get(key)) for key in WORDS}
+    _check_keys(value, (*LISTS, "measure"), file, f"labels.{label}.")
+    words = {key: _words(file, f"labels.{label}.{key}", value.get(key)) for key in LISTS}
     seen: dict[str, str] = {}
     for key, listed in words.items():
         for word in listed:
@@ -168,7 +171,7 @@ def _check_contradictions(file: str, entries: Mapping[str, Entry], others: tuple
     """No name is that of two labels, no word names something and nothing."""
     owners: dict[str, str] = {}
     for entry in entries.values():
-        for key in ("zh", "en"):
+        for key in ("zh", "en", "spellings"):
             for name in getattr(entry, key):
                 place = f"labels.{entry.label}.{key}"
                 if (other := owners.setdefault(name.lower(), place)) != place:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from functools import lru_cache
 
 from ppvilg.files import digest_of
 
 from .mentions import Word, is_chinese, occurrences
-from .reading import Entry, NamesError, Table, find_table, normal, read_table
+from .reading import LISTS, Entry, NamesError, Table, find_table, normal, read_table
 
 
 class NameTable:
@@ -25,12 +26,13 @@ class NameTable:
         self._others: set[str] = set()
         for table in tables:
             self._lay_over(table)
-        self._labels = {normal(name): label for label, entry in reversed(self._entries.items()) for name in entry.names}
+        self._labels = {normal(name): label for label, entry in reversed(self._entries.items())
+                        for name in (*entry.names, *entry.spellings)}  # fmt: skip
         self._labels |= {label: label for label in self._entries}
         self._synonyms = {label: tuple(names) for label, names in (synonyms or {}).items()}
         self._words = self._meanings()
         self._longest = max((len(word) for word in self._words if is_chinese(word)), default=0)
-        entries = {label: [e.zh, e.en, e.measure, e.zh_kinds, e.en_kinds] for label, e in self._entries.items()}
+        entries = {label: astuple(entry) for label, entry in self._entries.items()}
         self.identity = digest_of([entries, sorted(self._others), self._synonyms])
         self._named = lru_cache(maxsize=16384)(self._find)  # completion and loss weights ask the same of a sample
 
@@ -95,7 +97,7 @@ class NameTable:
                 if other is not None and normal(other.label) != label:
                     raise NamesError(
                         f"{table.file}: labels.{entry.label}: {name} is a name of the label {other.label!r} already: "
-                        f"add {entry.label!r} to the en names of {other.label!r} if they are one, or make it a kind"
+                        f"add {entry.label!r} to the spellings of {other.label!r} if they are one, or make it a kind"
                     )
             words = set(entry.words)
             self._others -= words
@@ -131,15 +133,14 @@ def _joined(over: Entry, below: Entry) -> Entry:
     """One entry of two; names and measure of `over` come first, its word decides whether it is a name or a kind."""
     taken = set(over.words)
     joined = {key: (*getattr(over, key), *(word for word in getattr(below, key) if word not in taken))
-              for key in ("zh", "en", "zh_kinds", "en_kinds")}  # fmt: skip
+              for key in LISTS}  # fmt: skip
     return Entry(below.label, measure=over.measure or below.measure, **joined)
 
 
 def _without(entry: Entry, words: set[str]) -> Entry:
     if not words.intersection(entry.words):
         return entry
-    left = {key: tuple(word for word in getattr(entry, key) if word not in words)
-            for key in ("zh", "en", "zh_kinds", "en_kinds")}  # fmt: skip
+    left = {key: tuple(word for word in getattr(entry, key) if word not in words) for key in LISTS}
     return Entry(entry.label, measure=entry.measure, **left)
 
 
