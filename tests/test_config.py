@@ -240,6 +240,15 @@ def test_files_that_are_not_there_or_not_recipes(recipe, tmp_path):
         (["sample.guidance_scale=high"], "sample.guidance_scale=high"),
         (["sample.eta=1.5"], "sample.eta=1.5"),
         (["model.num_experts=0"], "model.num_experts=0"),
+        (["data.sets=[{path: a}]"], "not both"),
+        (["data.train=null"], "data.sets"),
+        (["data.train=null", "data.sets=[{pth: a}]"], "pth"),
+        (["data.train=null", "data.sets=[{weight: 2}]"], "data.sets[0].path"),
+        (["data.train=null", "data.sets=[{path: a, weight: 0}]"], "data.sets[0].weight=0"),
+        (["data.train=null", "data.sets=[{path: a, repeats: 0.5}]"], "data.sets[0].repeats=0.5"),
+        (["data.train=null", "data.sets=[{path: a, weight: 1}, {path: b}]"], "data.sets[1]"),
+        (["data.train=null", "data.sets=[{path: a}]", "data.annotations=b"], "data.annotations=b"),
+        (["data.buckets=none"], "data.buckets"),
     ],
 )
 def test_values_out_of_range(recipe, overrides, expected):

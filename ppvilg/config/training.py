@@ -13,13 +13,27 @@ STAGES = ("vae", "base", "experts", "lora")
 
 
 @dataclass
+class DataSetConfig:
+    """One of several data sets."""
+
+    path: str = MISSING
+    annotations: str | None = None
+    weight: float | None = None  # its share of the samples is weight / the sum of all weights
+    repeats: float | None = None  # or how often each of its samples comes in an epoch
+
+
+@dataclass
 class DataConfig:
     """Where samples come from and how they become pictures of the model's shapes."""
 
-    train: str = MISSING  # one .tar, a folder of .tar shards, a brace pattern, or a folder with a .jsonl
+    train: str | None = None  # one .tar, a folder of .tar shards, a brace pattern, or a folder with a .jsonl
+    sets: list[DataSetConfig] = field(default_factory=list)  # several of them, in the place of `train`
     validation: str | None = None
     annotations: str | None = None  # sidecar JSONL; None: annotations.jsonl beside the shards, if there
     shapes: list[list[int]] = bounded([[64, 64]], least=1)  # (width, height) in pixels, one bucket each
+    # "auto": shapes of the area of the first one are found that fit the pictures; recipe.yml in the output has them.
+    buckets: str = choice("listed", ("listed", "auto"))
+    max_buckets: int = bounded(8, least=1, most=64)
     crop: str = choice("center", ("center", "random"))
     horizontal_flip: float = bounded(0.0, least=0, most=1)  # probability; 0 where captions speak of left, right
     caption: str = choice("zh", ("zh", "en"))  # which caption is trained on
@@ -174,6 +188,16 @@ class ExpertsStageConfig(DenoiserStageConfig):
 
 
 @dataclass
+class PriorConfig:
+    """Pictures that the base draws of what it knows, so that it keeps it; none without prompts."""
+
+    prompts: list[str] = field(default_factory=list)
+    prompt_file: str | None = None  # more of them, one per line
+    pictures: int = bounded(100, least=1)  # of the prompts in turns, in <output>/prior
+    weight: float = bounded(1.0, above=0)  # of their loss, against that of the pictures that are taught
+
+
+@dataclass
 class LoraStageConfig(DenoisingConfig):
     """An adapter of a finished model, which stays as it is; the recipe's `model` is then the model's own.
 
@@ -183,11 +207,15 @@ class LoraStageConfig(DenoisingConfig):
     base: str | None = None  # pipeline folder or zoo name of the model
     rank: int = bounded(8, least=1)
     alpha: float | None = bounded(None, above=0)  # changes are scaled by alpha / rank; None: by 1
-    # Ends of the paths of linear and convolutional layers of the denoiser.
+    # Ends of the paths of linear and convolutional layers of the denoiser, or "all" of them.
     targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     experts: Any = "all"  # or a list of numbers: the others stay as they are
     shared: bool = False  # the same changes for all experts
     text_encoder: bool = False  # the attention of the text encoder learns too
+    # New words, each a token that is learnt: those of the captions that the model lacks, or a list of
+    # {word: 狐狸, mark: n, key_token_weight: null, like: 狗} (all but the word may be left out); []: none.
+    words: Any = "auto"
+    prior: PriorConfig = field(default_factory=PriorConfig)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .limits import ConfigError
-from .training import STAGES, Recipe, StageConfig
+from .training import STAGES, DataConfig, Recipe, StageConfig
 
 
 def validate(config: Recipe) -> None:
@@ -11,6 +11,7 @@ def validate(config: Recipe) -> None:
     if config.data.cache_latents and (config.data.crop != "center" or config.data.horizontal_flip):
         raise ConfigError("data.cache_latents=true keeps one latent per picture: it needs data.crop=center and "
                           "data.horizontal_flip=0, or set data.cache_latents=false")
+    _validate_sets(config.data)
     _validate_shapes(config.data.shapes)
     for stage in STAGES[:-1]:
         validate_stage(config.train[stage], f"train.{stage}", config.model.num_experts if stage == "experts" else 1)
@@ -20,6 +21,23 @@ def validate(config: Recipe) -> None:
         raise ConfigError(f"train.lora.steps={config.train.lora.steps} and train.{others[0]}.steps="
                           f"{config.train[others[0]].steps}: an adapter is trained in a recipe of its own, on a "
                           "finished model (train.lora.base)")
+
+
+def _validate_sets(data: DataConfig) -> None:
+    if bool(data.train) == bool(data.sets):
+        raise ConfigError(f"data.train={data.train}: give a path, or several data sets as data.sets=[{{path: ...}}, "
+                          f"...]{'; not both' if data.train else ''}")
+    if data.sets and data.annotations:
+        raise ConfigError(f"data.annotations={data.annotations}: with data.sets each set names its own")
+    weighted = [each.weight is not None for each in data.sets]
+    for number, each in enumerate(data.sets):
+        name = f"data.sets[{number}]"
+        if each.weight is not None and not each.weight > 0:
+            raise ConfigError(f"{name}.weight={each.weight:g}: must be more than 0; leave a set out that is not wanted")
+        if each.repeats is not None and not each.repeats >= 1:
+            raise ConfigError(f"{name}.repeats={each.repeats:g}: must be at least 1")
+        if any(weighted) and (each.weight is None or each.repeats is not None):
+            raise ConfigError(f"{name}: where one data set has a weight, all have one, and none has repeats")
 
 
 def _validate_shapes(shapes) -> None:

@@ -2,9 +2,11 @@
 
 from .batches import in_batches
 from .buckets import ShapeBuckets, write_buckets
+from .fitting import FittedShape, fit_shapes
 from .latents import LatentStore
 from .listing import Listed, Listing, list_folder, list_shard
 from .loading import Batch, LatentLoader, LoadReport, SampleLoader, encode_latents, sample_rng
+from .mixture import MixedSource, repeats_of
 from .order import BatchOrder, RangeBuckets
 from .records import (
     BAD_SAMPLE_SHARE,
@@ -27,12 +29,14 @@ __all__ = [
     "Batch",
     "BatchOrder",
     "DataReport",
+    "FittedShape",
     "ImageTransform",
     "LatentLoader",
     "LatentStore",
     "Listed",
     "Listing",
     "LoadReport",
+    "MixedSource",
     "ObjectBox",
     "Placement",
     "RangeBuckets",
@@ -45,10 +49,12 @@ __all__ = [
     "decode_image",
     "encode_latents",
     "find_shards",
+    "fit_shapes",
     "in_batches",
     "list_folder",
     "list_shard",
     "open_source",
+    "repeats_of",
     "sample_rng",
     "to_pixel_values",
     "validate_objects",

@@ -30,17 +30,20 @@ class ShapeBuckets:
     def __reduce__(self):
         return ShapeBuckets, (self._path,)
 
-    def members(self, bucket: int, places: np.ndarray) -> np.ndarray:
+    def members(self, bucket: int, places: np.ndarray, epoch: int = 0) -> np.ndarray:
         """The samples at places (k,) of a bucket's list, int64 (k,)."""
         return self._lists[self._starts[bucket] + np.asarray(places)]
 
 
-def shape_buckets(folder: Path, sizes: np.ndarray, transform: ImageTransform, chunk: int = 2**18):
-    """Buckets of pictures by their sizes (n, 2), kept in `folder`; made in chunks, so that memory stays the same."""
+def shape_buckets(folder: Path, sizes: np.ndarray, transform: ImageTransform, chunk: int = 2**18, of: str = ""):
+    """Buckets of pictures by their sizes (n, 2), kept in `folder`; made in chunks, so that memory stays the same.
+
+    of: what tells them from others in the same folder.
+    """
     shapes = len(transform.shapes)
     if shapes == 1:
         return RangeBuckets({0: len(sizes)})
-    made_of = json.dumps([transform.shapes, len(sizes)])
+    made_of = json.dumps([transform.shapes, len(sizes), *([of] if of else [])])
     path = folder / f"shapes_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.npy"
     if not path.exists():
         write_buckets(path, len(sizes), shapes, lambda a, b: transform.buckets_of(sizes[a:b]), chunk)

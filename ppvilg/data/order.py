@@ -133,8 +133,8 @@ class Buckets(Protocol):
     numbers: Sequence[int]  # of the buckets that have samples, ascending
     counts: Sequence[int]  # samples of each
 
-    def members(self, bucket: int, places: np.ndarray) -> np.ndarray:
-        """The samples at places (k,) of a bucket's list, int64 (k,)."""
+    def members(self, bucket: int, places: np.ndarray, epoch: int = 0) -> np.ndarray:
+        """The samples at places (k,) of a bucket's list, int64 (k,); those of a mixture depend on the epoch."""
 
 
 class ArrayBuckets:
@@ -150,7 +150,7 @@ class ArrayBuckets:
         self._members = {bucket: np.flatnonzero(buckets == bucket) for bucket in self.numbers}
         self.counts = [len(members) for members in self._members.values()]
 
-    def members(self, bucket: int, places: np.ndarray) -> np.ndarray:
+    def members(self, bucket: int, places: np.ndarray, epoch: int = 0) -> np.ndarray:
         return self._members[bucket][places]
 
 
@@ -164,7 +164,7 @@ class RangeBuckets:
             raise ValueError(f"counts must be those of at least one sample in buckets >= 0, got {counts}")
         self._starts = dict(zip(self.numbers, np.cumsum([0, *self.counts[:-1]]).tolist()))
 
-    def members(self, bucket: int, places: np.ndarray) -> np.ndarray:
+    def members(self, bucket: int, places: np.ndarray, epoch: int = 0) -> np.ndarray:
         return self._starts[bucket] + np.asarray(places, dtype=np.int64)
 
 
@@ -196,7 +196,8 @@ class BatchOrder:
         self.buckets = np.array(self._held.numbers, dtype=np.int64)
         self._counts = np.array(self._held.counts, dtype=np.int64)
         self._count_of = dict(zip(self._held.numbers, self._held.counts))
-        self.num_samples = int(self._counts.sum())
+        self.num_samples = int(self._counts.sum())  # of an epoch
+        self.num_different = getattr(self._held, "samples", self.num_samples)  # a mixture repeats some
         self._chunks = max(1, round(self.num_samples / self.batch_size / _CHUNK))  # per epoch
         # Two per bucket: a batch may straddle two permutations. Pure functions, so a cache cannot change the order.
         self._permutation = lru_cache(maxsize=2 * len(self.buckets))(self._make_permutation)
@@ -283,7 +284,9 @@ class BatchOrder:
     def _at(self, bucket: int, positions: np.ndarray) -> np.ndarray:
         """Samples at positions of a bucket's endless stream."""
         epochs, places = np.divmod(positions, self._count_of[bucket])
+        found = np.empty(len(positions), dtype=np.int64)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            places[mine] = self._permutation(bucket, int(epoch))(places[mine])
-        return np.asarray(self._held.members(bucket, places), dtype=np.int64)
+            shuffled = self._permutation(bucket, int(epoch))(places[mine])
+            found[mine] = self._held.members(bucket, shuffled, int(epoch))
+        return found

@@ -69,6 +69,11 @@ class RecordSource:
         return _reopen, (str(self.index.folder), self.index.base, self.fingerprint())
 
     @property
+    def sources(self) -> list[RecordSource]:
+        """The data sets that this one is made of: itself."""
+        return [self]
+
+    @property
     def keys(self) -> KeyView:
         return KeyView(lambda i: self._text_of(i)[0], len(self))
 
@@ -125,6 +130,10 @@ class RecordSource:
         if len(transform.shapes) > 1 and not os.access(folder, os.W_OK):
             folder = home_of(self.index.base)
         return shape_buckets(folder, self.sizes[:count], transform)
+
+    def mixed(self, buckets, kept=None):
+        """Buckets of samples in which each comes as often as it should: once, in a single data set."""
+        return buckets
 
     def fingerprint(self) -> str:
         """sha256 of what the data is: file names and sizes, index, texts and sidecar; independent of where it lies."""

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from omegaconf import OmegaConf
 from paddlenlp.transformers import ErnieConfig, ErnieModel, ErnieTokenizer
 from ppdiffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from ppdiffusers.configuration_utils import FrozenDict
 
 from ppvilg.config import ConfigError, Recipe
-from ppvilg.data import ImageTransform, RecordSource, open_source
+from ppvilg.data import ImageTransform, MixedSource, RecordSource, fit_shapes, open_source, repeats_of
 from ppvilg.engine.checkpoint import replaced_folder
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.weights import read_weights
-from ppvilg.files import file_sha256
+from ppvilg.files import file_sha256, read_json
 from ppvilg.knowledge import NameTable, TextKnowledge, VisualKnowledge, add_marks, build_tokenizer, open_names
 from ppvilg.models import MoDEUNet2DConditionModel, PatchAutoencoderKL, block_origins
 
@@ -28,8 +29,6 @@ TOKENIZER_NOTE = "made_of.json"
 
 def plain(node) -> dict:
     """A free-form part of the recipe as ordinary Python values."""
-    from omegaconf import OmegaConf
-
     return OmegaConf.to_container(node, resolve=True)
 
 
@@ -40,19 +39,66 @@ def seed_weights(seed: int, component: int) -> None:
     np.random.seed(int(state[1]))
 
 
-def build_sources(recipe: Recipe) -> tuple[RecordSource, RecordSource]:
+def build_sources(recipe: Recipe) -> tuple[RecordSource | MixedSource, RecordSource | MixedSource]:
     """(training, validation) sources; ConfigError where there is none, or nothing usable in it.
 
     An adapter without validation data is validated on what it learns from.
     """
     if recipe.train.lora.steps and not recipe.data.validation:  # a few pictures, with nothing to spare
-        source = _open_source("train", recipe.data.train, recipe.data.annotations)
+        source = _training_source(recipe)
         return source, source
     if not recipe.data.validation:
         raise ConfigError("data.validation is not set: experts are judged against their base on data neither has seen. "
                           "Give a second folder or shard pattern")
-    return _open_source("train", recipe.data.train, recipe.data.annotations), _open_source(
-        "validation", recipe.data.validation)
+    return _training_source(recipe), _open_source("validation", recipe.data.validation)
+
+
+def _training_source(recipe: Recipe) -> RecordSource | MixedSource:
+    data = recipe.data
+    if not data.sets:
+        return _open_source("train", data.train, data.annotations)
+    sources = [_open_source(f"sets[{number}].path", each.path, each.annotations)
+               for number, each in enumerate(data.sets)]
+    if data.sets[0].weight is not None:
+        return MixedSource(sources, repeats_of([len(each) for each in sources], [each.weight for each in data.sets]))
+    return MixedSource(sources, [each.repeats or 1.0 for each in data.sets])
+
+
+def with_found_shapes(recipe: Recipe, source: RecordSource | MixedSource) -> Recipe:
+    """The recipe with shapes that fit the data in the place of `data.buckets=auto`; says how well they do."""
+    data = recipe.data
+    if data.buckets != "auto":
+        return recipe
+    multiple, (width, height) = size_multiple(recipe), data.shapes[0]
+    try:
+        fitted = fit_shapes(source.sizes, width * height, multiple, data.max_buckets)
+    except ValueError as error:
+        raise ConfigError(f"data.shapes=[[{width}, {height}]]: {error}") from error
+    if distributed.is_main():
+        told = "; ".join(f"{each.shape[0]}x{each.shape[1]} {each.share:.1%} ({each.cropped:.1%})" for each in fitted)
+        logger.info("data.buckets=auto: shape, share of the pictures (cropped away): %s", told)
+    found = OmegaConf.merge(recipe, {"data": {"buckets": "listed", "shapes": [list(each.shape) for each in fitted]}})
+    OmegaConf.set_readonly(found, True)
+    return found
+
+
+def size_multiple(recipe: Recipe) -> int:
+    """What sides of pictures must be multiples of: the autoencoder's factor times the denoiser's deepest level.
+
+    64, as in Stable Diffusion, where a part is known by its name alone.
+    """
+    vae, unet = ({**plain(recipe.model[part].config), **_published(recipe.model[part].pretrained)}
+                 for part in ("vae", "unet"))
+    if any(part.pretrained and not settings for part, settings in ((recipe.model.vae, vae), (recipe.model.unet, unet))):
+        return 64
+    levels = len(vae.get("block_out_channels", [64])) + len(unet.get("block_out_channels", (0,) * 4)) - 2
+    return 2**levels * vae.get("patch_size", 1)
+
+
+def _published(folder: str | None) -> dict:
+    path = Path(folder or "") / "config.json"
+    settings = read_json(path) if folder and path.is_file() else {}
+    return settings.get("unet", settings)
 
 
 def _open_source(key: str, place: str, annotations: str | None = None) -> RecordSource:

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ppvilg.config import STAGES, ConfigError, Recipe, fingerprint
+from ppvilg.data import MixedSource, RecordSource
 from ppvilg.engine import builder
 from ppvilg.engine.caches.latents import latents_of
 from ppvilg.engine.caches.tags import cache_tags
@@ -21,7 +22,9 @@ from ppvilg.engine.checks import (
     rehearse_samples,
 )
 from ppvilg.engine.lora.base import base_folder, check_lora, chosen_experts, with_base
+from ppvilg.engine.lora.prior import with_prior
 from ppvilg.engine.lora.stage import LoraStage
+from ppvilg.engine.lora.words import chosen_words
 from ppvilg.engine.parallel import distributed
 from ppvilg.engine.parallel.layout import experts_of
 from ppvilg.engine.stages.autoencoder import AutoencoderStage
@@ -53,6 +56,7 @@ class Run:
         if recipe.train.experts.steps:
             self._check_experts()
         self.training, self.validation = builder.build_sources(recipe)
+        self.recipe = recipe = builder.with_found_shapes(recipe, self.training)
         self.transform = builder.build_transform(recipe)
         self.validation_transform = self.transform.deterministic()
         for source in (self.training, self.validation):
@@ -114,6 +118,8 @@ class Run:
             rehearse_samples(self.recipe, self.tokenizer, self._begins_at())
         if self.recipe.train.vae.steps:
             result = self.run_vae()
+        if self.recipe.train.lora.steps:
+            self.training = self._with_prior()
         if self._denoises():
             data = self.prepare_denoising()
         for name in ("base", "experts"):
@@ -215,17 +221,27 @@ class Run:
         distributed.arrange(expert_groups=False)
         return folder
 
+    def _base_sha256(self) -> str:
+        return distributed.from_main(folder_sha256(base_folder(self.recipe)) if distributed.is_main() else "")
+
+    def _with_prior(self) -> RecordSource | MixedSource:
+        """What is taught, and what the base draws of its own."""
+        base = base_folder(self.recipe)
+        return with_prior(self.recipe, base, self._base_sha256(), self.training, self.transform)
+
     def run_lora(self, data: DenoiserData) -> Path:
         """Stage lora -> `<output>/lora` with the adapter's file and its card."""
-        folder, base = self.output / "lora", base_folder(self.recipe)
-        base_sha256 = distributed.from_main(folder_sha256(base) if distributed.is_main() else "")
-        stage = LoraStage(self.recipe, data, "lora", folder, base, chosen_experts(self.recipe))
-        stage.base_sha256 = base_sha256
+        folder, base, base_sha256 = self.output / "lora", base_folder(self.recipe), self._base_sha256()
+        taught = self.training.sources[0]  # the prior has no words that the base lacks
+        words = chosen_words(self.recipe, data.conditioning.tokenizer, taught.captions())
+        stage = LoraStage(self.recipe, data, folder, base, chosen_experts(self.recipe), base_sha256, words)
         self._train(stage, "lora", vae=self.vae_hash, base=base_sha256)
         return folder
 
-    def _train(self, stage: Stage, name: str, **made_of: str) -> None:
+    def _train(self, stage: Stage, name: str, **made_of) -> None:
         """Run one stage; `made_of` are hashes of what came before it."""
+        if len(self.training.sources) > 1:
+            made_of["repeats"] = self.training.repeats
         settings = settings_of(self.recipe, name, data=self.training.fingerprint(), ranks=distributed.world_size(),
                                **made_of)
         store = CheckpointStore(self.output / "checkpoints" / stage.name, settings, stage.config.keep_checkpoints,

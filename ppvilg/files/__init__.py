@@ -3,7 +3,7 @@
 The lowest room: it imports none of the others.
 """
 
-from .adapters import ADAPTER_ENTRY, adapter_entry, adapter_file
+from .adapters import ADAPTER_ENTRY, ADAPTER_NAMES, adapter_entry, adapter_file
 from .caches import cache_folder, can_write, private_folder
 from .hashing import digest_of, file_sha256
 from .models import check_model_files, is_whole, read_json
@@ -15,6 +15,7 @@ from .writing import naming_disk_errors, whole_file, write_whole
 
 __all__ = [
     "ADAPTER_ENTRY",
+    "ADAPTER_NAMES",
     "LFS_POINTER",
     "MAX_PIXELS",
     "PICTURE_FORMATS",

@@ -174,6 +174,25 @@ def test_other_settings_and_more_data_go_on_and_are_logged(make_recipe, copied, 
     assert "characters that are not in it" in caplog.text
 
 
+def test_several_data_sets_with_weights_and_shapes_found_in_them(make_recipe, world, copied, tmp_path, caplog):
+    """It goes on with half of its samples from a new set, in shapes that fit the pictures; both are logged."""
+    more = write_pictures(tmp_path / "more", 4, first=200)
+    sets = f"data.sets=[{{path: {world[0]}, weight: 1}}, {{path: {more}, weight: 1}}]"
+    run = Run(make_recipe(copied, "data.train=null", sets, "data.buckets=auto", "data.shapes=[[64,64]]",
+                          "train.experts.steps=9"))  # fmt: skip
+    assert run.training.repeats == [1.0, 4.0] and len(run.training) == 20
+    assert list(run.recipe.data.shapes) == [[64, 64], [48, 80]] and run.recipe.data.buckets == "listed"
+    caplog.set_level("INFO")
+    run.run()
+    assert newest(copied, "experts")["progress"]["next_step"] == 9
+    rows = [json.loads(line) for line in (copied / "logs" / "changes.jsonl").read_text().splitlines()]
+    (experts,) = [row["changes"] for row in rows if row["stage"] == "experts"]
+    assert experts["repeats"] == [None, [1.0, 4.0]] and experts["data.shapes"][1] == [[64, 64], [48, 80]]
+    assert OmegaConf.load(copied / "recipe.yml").data.shapes == [[64, 64], [48, 80]]
+    with pytest.raises(ConfigError, match=r"data.sets\[1\].path=nowhere"):
+        Run(make_recipe(copied, "data.train=null", sets.replace(str(more), "nowhere")))
+
+
 def test_strictly_nothing_that_changes_a_bit_may_change(make_run, copied):
     make_run(copied, "resume.strict=true", "train.experts.log_every=1").run()
     with pytest.raises(CheckpointError, match="resume.strict=true.*train.experts.beta2: none -> 0.9"):

@@ -146,7 +146,8 @@ class Encoding:
         bad = {row["index"]: _problem(row) for row in found}
         write_whole(self.listing, _lines(found))
         report = DataReport(self.folder.parent / f"data_report_{self.name}.jsonl")
-        report.data(self.source)
+        for source in self.source.sources:
+            report.data(source)
         report.samples("latents", self.count, self.count - len(bad), Tally(bad.values()))
         self.limit.check(len(bad), bad.values(), self.listing)
         if len(bad) == self.count:

@@ -90,8 +90,8 @@ class LatentLoader(_Loader):
     def __init__(self, store: LatentStore, order: BatchOrder, rank: int = 0, world_size: int = 1, workers: int = 0,
                  prefetch: int = 2, passes: int = 1, finish: Finish | None = None):
         super().__init__(order, rank, world_size, passes, workers, prefetch)
-        if order.num_samples != len(store):
-            raise ValueError(f"the order speaks of {order.num_samples} samples, the store has {len(store)}")
+        if order.num_different != len(store):
+            raise ValueError(f"the order speaks of {order.num_different} samples, the store has {len(store)}")
         self.store, self.finish = store, finish
 
     def _reader(self) -> LatentReader:
@@ -124,9 +124,9 @@ class SampleLoader(_Loader):
         finish: Finish | None = None,
     ):
         super().__init__(order, rank, world_size, passes, workers, prefetch)
-        if order.num_samples != len(source) or order.buckets.max() >= len(transform.shapes):
+        if order.num_different != len(source) or order.buckets.max() >= len(transform.shapes):
             raise ValueError(
-                f"the order speaks of {order.num_samples} samples and bucket {order.buckets.max()}, the source has "
+                f"the order speaks of {order.num_different} samples and bucket {order.buckets.max()}, the source has "
                 f"{len(source)} samples and the transform {len(transform.shapes)} shapes: build the order from "
                 "source.buckets(transform)"
             )
@@ -145,7 +145,8 @@ class SampleLoader(_Loader):
     def _begin(self, step: int) -> None:
         self._ledger = _Ledger(self._account, self.order, step, rank=self._rank, world_size=self._world_size)
         if self._account is not None and self._rank == 0:
-            self._account.data(self.source, rank=self._rank, world_size=self._world_size)
+            for source in self.source.sources:
+                self._account.data(source, rank=self._rank, world_size=self._world_size)
 
     def _end(self) -> None:
         self._ledger.close()

@@ -217,7 +217,9 @@ def _try_start(recipe: Recipe, folder: Path, vae) -> None:
 def rehearse_data(recipe: Recipe, training: RecordSource, validation: RecordSource) -> None:
     """Some of the first samples of both data sets can be read, and have the captions that are trained on."""
     transform = builder.build_transform(recipe)
-    for key, source in (("train", training), ("validation", validation)):
+    sets = [(f"sets[{n}].path", each.path) for n, each in enumerate(recipe.data.sets)] or [("train", recipe.data.train)]
+    named = [*zip(sets, training.sources), (("validation", recipe.data.validation), validation)]
+    for (key, place), source in named:
         records, problems = [], []
         for index in range(min(_TRIED, len(source))):
             try:
@@ -228,8 +230,8 @@ def rehearse_data(recipe: Recipe, training: RecordSource, validation: RecordSour
             except BadSample as problem:
                 problems.append(problem)
         if not records and len(source) <= _TRIED:
-            raise ConfigError(f"data.{key}={recipe.data[key]}: none of its {len(source)} samples can be read; "
+            raise ConfigError(f"data.{key}={place}: none of its {len(source)} samples can be read; "
                               f"{problems[0]}")
         if recipe.data.caption == "en" and records and not any(record.captions.get("en") for record in records):
-            raise ConfigError(f"data.caption=en: none of the first {len(records)} samples of {recipe.data[key]} has an "
+            raise ConfigError(f"data.caption=en: none of the first {len(records)} samples of {place} has an "
                               "English caption; set data.caption=zh")

@@ -16,6 +16,8 @@ from ppvilg.models.lora import adaptable_layers
 from ppvilg.pipelines import resolve
 
 from .layers import TEXT_TARGETS, matching_paths
+from .prior import prior_prompts
+from .words import listed_words
 
 
 def base_folder(recipe: Recipe) -> Path:
@@ -121,6 +123,8 @@ def check_lora(recipe: Recipe) -> None:
         if config.text_encoder:
             raise ConfigError(f"train.lora.experts={chosen}: with train.lora.text_encoder=true the other experts would "
                               "be given another text than they know; take one of the two away")
+    listed_words(recipe)
+    prior_prompts(recipe)
     validate_stage(config, "train.lora", 1 if config.shared else count)
     if not config.targets:
         raise ConfigError("train.lora.targets=[]: nothing would be trained; give ends of layers' paths, such as to_q")

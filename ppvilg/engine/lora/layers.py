@@ -13,8 +13,10 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # attention of paddle
 
 
 def matching_paths(paths: Iterable[str], targets: Sequence[str]) -> list[str]:
-    """Those paths that end in one of the targets, as a whole name. ValueError: nothing ends in one of them."""
+    """Those paths that end in one of the targets, as a whole name; "all": all. ValueError: nothing ends in one."""
     paths = list(paths)
+    if "all" in targets:
+        return paths
     for target in targets:
         if not any(_ends(path, target) for path in paths):
             names = sorted({path.rpartition(".")[2] for path in paths if not path.rpartition(".")[2].isdigit()})
@@ -75,7 +77,13 @@ class LowRankLayers(nn.Layer):
 
 
 def _adding(added: nn.Layer):
+    scale = 1.0 if added.network_alpha is None else added.network_alpha / added.rank
+
     def hook(layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> paddle.Tensor:
-        return output + added(inputs[0])
+        x, dtype = inputs[0], added.down.weight.dtype
+        if x.dtype != dtype:
+            return output + added(x)
+        change = added.up(added.down(x))  # as `added` does, whose casts copy what is of the right type already
+        return output + (change if scale == 1.0 else change * scale)
 
     return hook

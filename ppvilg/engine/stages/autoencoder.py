@@ -31,7 +31,7 @@ class AutoencoderStage(Stage):
             vae.initialize_shortcut(self._first_pictures(1024))
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        order = BatchOrder(self.training.buckets(self.transform), self.config.batch_size, self.recipe.seed)
+        order = self._order(self.config.batch_size)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed, distributed.rank(),
                               distributed.world_size(), workers=self.recipe.data.workers,
                               passes=self.config.accumulation,
@@ -41,11 +41,14 @@ class AutoencoderStage(Stage):
         for _, batch in loader.iterate_from(first_step):
             yield batch
 
+    def _order(self, batch_size: int) -> BatchOrder:
+        buckets = self.training.mixed(self.training.buckets(self.transform))
+        return BatchOrder(buckets, batch_size, self.recipe.seed)
+
     def _first_pictures(self, count: int) -> np.ndarray:
         """At least `count` training pictures of one shape, float32 (N, 3, H, W): the same ones whenever asked."""
-        buckets = self.training.buckets(self.transform)
+        order, buckets = self._order(32), self.training.buckets(self.transform)
         commonest = buckets.numbers[int(np.argmax(buckets.counts))]
-        order = BatchOrder(buckets, 32, self.recipe.seed)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
                               bad_sample_share=self.recipe.data.bad_sample_share)
         pictures = []
@@ -118,7 +121,7 @@ class AutoencoderStage(Stage):
 
     @paddle.no_grad()
     def _latent_deviation(self, count: int = 512) -> float:
-        order = BatchOrder(self.training.buckets(self.transform), 32, self.recipe.seed)
+        order = self._order(32)
         loader = SampleLoader(self.training, self.transform, order, self.recipe.seed,
                               bad_sample_share=self.recipe.data.bad_sample_share)
         total, squares, number = 0.0, 0.0, 0

@@ -142,6 +142,7 @@ class DenoiserStage(Stage):
         common = {"rank": distributed.share(), "world_size": distributed.shares(), "workers": settings.workers,
                   "passes": self.config.accumulation, "finish": finish}
         buckets = data.training.buckets(data.transform) if store is None else store.members
+        buckets = data.training.mixed(buckets, None if store is None else store.kept)
         order = BatchOrder(buckets, self.config.batch_size, self.recipe.seed + 1000 * self.number)
         if store is not None:
             return LatentLoader(store, order, **common)

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 # Settings of a stage that only watch it, or say where it ends and begins.
 _WATCHING = ("log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "validate_every", "sample_every",
              "validation_timesteps", "only", "start", "base")
-_WATCHING_DATA = ("train", "validation", "annotations", "workers", "cache_tags", "bad_sample_share",
-                  "max_validation_samples")
+_WATCHING_DATA = ("train", "sets", "buckets", "max_buckets", "validation", "annotations", "workers", "cache_tags",
+                  "bad_sample_share", "max_validation_samples")
 # What the numbers in a checkpoint mean: a network that predicts noise is none that predicts velocity.
 _MEANING = ("model.scheduler", "model.boundaries", "model.num_experts", "base", "train.lora.alpha")
 

@@ -7,7 +7,7 @@ lesson lacks, and held-out ones for the forty. The detector with one class more 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from omegaconf import MISSING
@@ -62,7 +62,8 @@ class LessonSuite:
         counts = ((kind, recipe.old.get(kind, 0)) for kind in CRITERIA)
         self.prompts = lesson_prompts(self.item, recipe.new)
         self.prompts += [each for kind, count in counts if count for each in held_out_prompts(kind, count)]
-        self.painters = {"before": Painter(replace(recipe, lora=None)), "after": Painter(recipe)}
+        alone = Sampling(**{each.name: getattr(recipe, each.name) for each in fields(Sampling) if each.name != "lora"})
+        self.painters = {"before": Painter(alone), "after": Painter(recipe)}
         for painter in self.painters.values():
             painter.check_sizes(self.prompts)
         open_output(recipe.output, "lesson")

@@ -18,7 +18,7 @@ from ..tagging import segmenter, strip_marks
 # What jieba joins to the end of a word without making another thing of it: 桌上, 孩子们, 人和 ("harmony")
 _TRAILING = frozenset("上下里内中外旁边前后和与跟们的在")
 # A word of one character that makes another thing of the noun before it: 狗|粮, 苹果|树
-_HEADS = frozenset("树汁皮店屋窝粮毛肉壳笼巢套垫厂园馆派酱茶油奶蛋花叶味状形型色纹座牌架柜盒袋")
+_HEADS = frozenset("树汁皮店屋窝粮毛肉壳笼巢套垫厂园馆派酱茶油奶蛋花叶味状形型色纹座牌架柜盒袋轮猴鲸")
 _LATIN = re.compile("[A-Za-z0-9]+")
 _LATIN_WORDS = 4  # of the longest English name
 
