@@ -1,6 +1,7 @@
 """Several ranks against one process: data parallel, sharded, in expert groups; and checkpoints carried between them.
 
-All of them share one reference, and all but one are forked from one process that has imported the libraries.
+All of them share one reference, and all are forked from one process that has imported the libraries; the launcher
+itself starts them in tests/benchmarks/parallel.py --launcher.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ FORMS = ("model.unet.config.norm_num_groups=1", "model.text_encoder.config.hidde
 LONGER = "train.experts.steps=9"
 SHARDS = ("distributed.sharding=2", "distributed.bucket_megabytes=0.02")
 
-# [number of ranks, arguments of tools/train.py, folder to copy first or null, its copy] one after the other; see
-# parallel.py for how ranks are forked.
+# [number of ranks, arguments of tools/train.py, folder to copy first or null, its copy] one after the other, all but
+# the first once the base that they share is there; see parallel.py for how ranks are forked.
 FORKED_RANKS = """
-import json, shutil, sys
+import json, os, shutil, sys, time
 sys.path.insert(0, {folder!r})
 import parallel, paddlenlp.transformers, ppdiffusers, visualdl
 for number, (count, arguments, source, copy) in enumerate(json.loads({runs!r})):
+    while number and not os.path.isdir({base!r}):
+        time.sleep(0.05)
     if source:
         shutil.copytree(source, copy)
     endpoints = [f"127.0.0.1:{{port}}" for port in parallel.free_ports(count)]
@@ -43,31 +46,34 @@ for number, (count, arguments, source, copy) in enumerate(json.loads({runs!r})):
 
 @pytest.fixture(scope="module")
 def outputs(command, make_run, finished, tmp_path_factory):
-    """Outputs after 7 steps of stage experts: `one` process, `two` ranks by the launcher, `groups` of experts on four
-    ranks, two `shards` of gradients; and `back` of two shards that went on from a copy of `shards` to step 9.
+    """Outputs after 7 steps of stage experts: `one` process, `two` ranks, `groups` of experts on four ranks, two
+    `shards` of gradients; and `back` of two shards that went on from a copy of `shards` to step 9.
     """
     root = tmp_path_factory.mktemp("ranks")
     found = SimpleNamespace(**{name: root / name for name in ("one", "two", "groups", "shards", "back")}, root=root)
     for output in (found.one, found.two, found.groups, found.shards):
         for name in ("vae", "cache", "tokenizer", "checkpoints/vae"):
             shutil.copytree(finished / name, output / name)
-    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(root / "launched")]
-    with open(root / "launched.txt", "w+") as launched, open(root / "forked.txt", "w+") as forked:
-        by_launcher = start([*launcher, *command(found.two, *FORMS)], launched)
-        make_run(found.one, *FORMS).run()
+    with open(root / "forked.txt", "w+") as forked:
         same_base = f"train.experts.start={found.one / 'base'}"
         accumulated = ("train.base.accumulation=2", "train.experts.accumulation=2")
         runs = [
+            (2, command(found.two, *FORMS), None, None),
             (4, command(found.groups, *FORMS, same_base, "distributed.expert=2", "distributed.sharding=2"), None, None),
             (2, command(found.shards, *FORMS, same_base, *SHARDS, *accumulated, "distributed.sharding_stage=2",
                         "recompute=true"), None, None),
             (2, command(found.back, *FORMS, same_base, *SHARDS, *accumulated, LONGER), str(found.shards),
              str(found.back)),
         ]
-        script = FORKED_RANKS.format(folder=str(ROOT / "tests" / "benchmarks"), runs=json.dumps(runs))
+        script = FORKED_RANKS.format(folder=str(ROOT / "tests" / "benchmarks"), runs=json.dumps(runs),
+                                     base=str(found.one / "base"))  # fmt: skip
         by_fork = start(["-c", script], forked)
-        codes = by_launcher.wait(), by_fork.wait()
-    assert codes == (0, 0), "".join(path.read_text() for path in root.rglob("*.txt"))
+        try:
+            make_run(found.one, *FORMS).run()
+            code = by_fork.wait()
+        finally:
+            by_fork.kill()
+    assert code == 0, "".join(path.read_text() for path in root.rglob("*.txt"))
     return found
 
 
@@ -81,7 +87,7 @@ def gone_on(outputs, make_run, tmp_path_factory):
             made[name] = folder / name
             shutil.copytree(getattr(outputs, name), made[name])
             start_base = f"train.experts.start={outputs.one / 'base'}"
-            make_run(made[name], *FORMS, start_base, LONGER, *overrides).run()
+            make_run(made[name], *FORMS, start_base, LONGER, "sample.prompts=[]", *overrides).run()
         return made[name]
 
     return go_on
@@ -111,7 +117,7 @@ def test_ranks_draw_what_one_process_does(outputs, name, stage):
 
 
 def test_progress_is_shown_by_the_main_rank_alone(outputs):
-    logs = [(outputs.root / "launched" / f"workerlog.{rank}").read_text() for rank in range(2)]
+    logs = [(outputs.root / f"rank-0-{rank}.txt").read_text() for rank in range(2)]
     assert "step/s" not in logs[1] and "step/s" in logs[0]
 
 
