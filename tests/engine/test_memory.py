@@ -9,10 +9,11 @@ import pytest
 from engine_tiny import ROOT
 
 from ppvilg.config import ConfigError, load_config
-from ppvilg.engine import CheckpointStore, Run, Trainer
+from ppvilg.engine import CheckpointStore, Run, Trainer, builder
 from ppvilg.engine.parallel.layout import Axes
 from ppvilg.engine.planning import plan
 from ppvilg.engine.planning.memory import Form, check_memory, rank_memory, variants, what_fits
+from ppvilg.engine.stages.autoencoder import AutoencoderStage
 from ppvilg.engine.stages.denoiser import DenoiserStage
 
 PAPER, FINETUNE, SMALL = (ROOT / "configs" / f"{name}.yml" for name in ("ernie_vilg2_24b", "finetune_sd1",
@@ -55,6 +56,30 @@ def test_states_are_what_the_allocator_counts(make_recipe, finished, tmp_path, n
     expected = counted["weights"] - vae + counted["optimizer"] + counted["average"]
     assert states == pytest.approx(expected, rel=0.05)
     assert gradients == pytest.approx(counted["gradients"], rel=0.05)
+
+
+def test_so_are_those_of_the_autoencoder(make_recipe, tmp_path):
+    """Also what a step keeps for its backward pass: more than counted by what autograd keeps twice, never less."""
+    recipe = make_recipe(tmp_path / "out", "model.vae.config.block_out_channels=[64,128]", "train.vae.batch_size=16",
+                         "data.shapes=[[32,32]]")  # fmt: skip
+    run, before = Run(recipe), allocated()
+    stage = AutoencoderStage(recipe, builder.build_vae(recipe), run.training, run.validation, run.transform,
+                             run.validation_transform, tmp_path / "out" / "vae")  # fmt: skip
+    trainer = Trainer(stage, CheckpointStore(tmp_path / "checkpoints"), tmp_path / "logs", 0)
+    states = allocated() - before
+    terms, _ = stage.losses(next(stage.batches(0)), 0)
+    step = allocated() - before - states
+    del terms
+    trainer.forward_backward(stage.batches(0), 0)
+    gradients = allocated() - before - states
+    form = Form.of(recipe, "vae", Axes())
+    counted = rank_memory(form, plan.layer_shapes(recipe), plan.trace(recipe, 32, 32))
+    assert states == pytest.approx(counted["weights"] + counted["optimizer"] + counted["average"], rel=0.05)
+    assert gradients == pytest.approx(counted["gradients"], rel=0.05)
+    assert 0.5 * counted["step"] < step < 1.05 * counted["step"]
+    limit = sum(counted.values()) - 0.5 * counted["step"]
+    fitting = what_fits(form, plan.layer_shapes(recipe), plan.trace(recipe, 32, 32), limit)
+    assert fitting == {"train.vae.accumulation": 2}
 
 
 def sized(recipe):
@@ -111,7 +136,7 @@ def test_a_run_says_what_it_takes_and_refuses_before_anything_is_written(make_ru
 
     caplog.set_level("INFO")
     monkeypatch.setattr(rehearsal, "device_limit", lambda ranks: (1e6, 0.0))
-    with pytest.raises(ConfigError, match="train.base takes 0.0 GB of a rank's 0.0 GB"):
+    with pytest.raises(ConfigError, match="train.vae takes 0.0 GB of a rank's 0.0 GB"):
         make_run(tmp_path / "out").run()
     assert not (tmp_path / "out").exists()
 

@@ -23,7 +23,7 @@ from ppvilg.engine.training.optimizers import state_elements
 
 logger = logging.getLogger(__name__)
 CONTEXT = 3e9  # bytes: CUDA context, kernels, communication buffers, fragmentation
-STAGES = ("base", "experts", "lora")
+STAGES = ("vae", "base", "experts", "lora")
 # What changes cost, to tell which to advise first: passes nothing, shards messages, recompute a third of the time, low
 # precision digits; one expert a job is another way of working.
 _COSTS = {"accumulation": 1, "sharding": 2, "recompute": 3, "level": 4, "only": 20}
@@ -56,10 +56,11 @@ class Form:
                        config.text_encoder, recipe.precision.level, recipe.recompute,
                        recipe.distributed.sharding_stage, recipe.data.cache_latents, config.optimizer,
                        config.ema != "none", adapter_shapes(recipe))
-        experts = 1 if stage == "base" else len(only) if only is not None else recipe.model.num_experts
-        return cls(stage, axes, config.batch_size, config.accumulation, experts, config.train_text_encoder,
-                   recipe.precision.level, recipe.recompute, recipe.distributed.sharding_stage,
-                   recipe.data.cache_latents, config.optimizer, config.ema != "none")
+        experts = 1 if stage in ("vae", "base") else len(only) if only is not None else recipe.model.num_experts
+        return cls(stage, axes, config.batch_size, config.accumulation, experts,
+                   config.get("train_text_encoder", False), recipe.precision.level, recipe.recompute,
+                   recipe.distributed.sharding_stage, recipe.data.cache_latents, config.optimizer,
+                   config.ema != "none")
 
     @property
     def groups(self) -> int:
@@ -98,12 +99,16 @@ def rank_memory(form: Form, shapes: dict, work: dict[str, plan.Work], context: f
     if form.adapter is not None:
         trained = running = sum(map(math.prod, form.adapter))
         frozen, moments = form.held * unet + text + vae, state_elements(form.optimizer, form.adapter)
+    if form.stage == "vae":
+        trained, running, frozen = vae, vae, 0
+        moments = state_elements(form.optimizer, shapes["vae"].values())
     gradients = 4.0 * running / (shards if form.sharding_stage == 2 and shards > 1 else 1)
     if low and (form.accumulation > 1 or form.sharding_stage == 2):
         gradients += 2.0 * running
     element = 4.0 if form.level == "O0" else 2.0
     kept = work["unet"].kept_with_recompute if form.recompute else work["unet"].kept
     kept += work["text_encoder"].kept if form.trains_text_encoder else 0.0
+    kept = work["vae"].kept_with_decoder if form.stage == "vae" else kept
     encoding = 0.0 if form.cached else work["vae"].largest
     return {"weights": (2.0 if low else 4.0) * trained + 4.0 * frozen,
             "gradients": gradients, "optimizer": 4.0 * (moments + (trained if low else 0)) / shards,
@@ -120,8 +125,9 @@ def variants(form: Form) -> Iterator[tuple[dict[str, object], Form]]:
     shards = [n for n in range(form.axes.sharding, min(ranks, 8) + 1) if ranks % n == 0]
     experts = [form.experts] + ([1] if form.stage == "experts" and form.experts > 1 and form.groups == 1 else [])
     levels = [form.level] + (["O2"] if form.level != "O2" else [])
+    recomputes = {form.recompute, form.recompute or form.stage != "vae"}  # it computes denoisers again
     found = []
-    for count, level, shard, recompute, n in itertools.product(experts, levels, shards, {form.recompute, True}, passes):
+    for count, level, shard, recompute, n in itertools.product(experts, levels, shards, recomputes, passes):
         settings: dict[str, object] = {}
         if count != form.experts:
             settings["train.experts.only"] = "[0]"
@@ -174,8 +180,9 @@ def _too_much(form: Form, memory: dict[str, float], limit: float, fitting: dict 
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in memory.items())
     advice = "take more or larger devices" if fitting is None else "it fits with " + ", ".join(
         f"{key}={value}" for key, value in fitting.items())
+    held = "" if form.stage == "vae" else f", {form.held} denoisers"
     return (f"train.{form.stage} takes {sum(memory.values()) / 1e9:.1f} GB of a rank's {limit / 1e9:.1f} GB ({parts}; "
-            f"{form.samples_per_pass} samples a pass, {form.held} denoisers): {advice}")
+            f"{form.samples_per_pass} samples a pass{held}): {advice}")
 
 
 def _sizes(recipe: Recipe) -> tuple[dict, dict] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import paddle
@@ -102,12 +102,14 @@ class Work:
     kept: outputs of all operators but views and attention probabilities (fused attention keeps none).
     kept_with_recompute: those outside of the blocks that are computed again, the blocks' outputs, and one block's own.
     largest: what a forward pass alone has at once in its widest place: input, output and a norm's copy.
+    kept_with_decoder: of the autoencoder, what training it keeps; all else here is of its encoder.
     """
 
     flops: float = 0.0
     kept: float = 0.0
     kept_with_recompute: float = 0.0
     largest: float = 0.0
+    kept_with_decoder: float = 0.0
 
 
 @contextlib.contextmanager
@@ -129,7 +131,7 @@ def trace(recipe: Recipe, width: int, height: int) -> dict[str, Work]:
 def trace_part(recipe: Recipe, part: str, width: int, height: int, settings: dict | None = None) -> Work:
     """Work of one part, as `trace`; `settings` instead of the recipe's config of it. What layers raise passes through.
 
-    The autoencoder's decoder is built and traced too, but not counted: training a denoiser only encodes.
+    Of the autoencoder the encoder is counted: training a denoiser only encodes.
     """
     settings = part_settings(recipe, part) if settings is None else settings
     key = digest_of([part, settings, width, height, plain(recipe.model.vae), recipe.model.tokenizer.max_length])
@@ -157,7 +159,7 @@ def _trace_part(recipe: Recipe, part: str, width: int, height: int, settings: di
             posterior = layer.encode(paddle.static.data("pixels", [1, 3, height, width])).latent_dist
             counted = _sum_up(program.global_block().ops, marks)
             layer.decode(posterior.mode())
-            return counted
+            return replace(counted, kept_with_decoder=_sum_up(program.global_block().ops, marks).kept)
         return _sum_up(program.global_block().ops, marks)
 
 
