@@ -53,10 +53,8 @@ def read(schema: type, path: str | Path | None, overrides: Sequence[str] = ()) -
     config = OmegaConf.structured(schema)
     for origin in origins:
         config = _merge(config, *origin)
-    for override in overrides:
-        origin = _parse_override(config, override)
-        config = _merge(config, *origin)
-        origins.append(origin)
+    config, given = _merge_overrides(config, overrides)
+    origins += given
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if not missing:
@@ -167,6 +165,28 @@ def _parse_override(config: DictConfig, override: str) -> Origin:
         return origin, OmegaConf.from_dotlist([override])
     except (yaml.YAMLError, *_UNREADABLE) as error:
         raise ConfigError(f"{origin}: not readable as YAML: {_first_line(error)}") from error
+
+
+def _merge_overrides(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, list[Origin]]:
+    """The configuration with all overrides, and what each says.
+
+    A merge copies the whole configuration, so those that cannot meet (no key below another) are merged in one.
+    """
+    keys = [f"{override.partition('=')[0]}." for override in overrides]
+    apart = not any(a.startswith(b) for i, a in enumerate(keys) for j, b in enumerate(keys) if i != j)
+    if apart and len(overrides) > 1:
+        origins = [_parse_override(config, override) for override in overrides]
+        for origin in origins:
+            _check_keys(config, origin[1], "", origin[0])
+        try:
+            return OmegaConf.merge(config, *(node for _, node in origins)), origins
+        except _UNREADABLE:
+            pass  # below, one after another, the one at fault is named
+    origins = []
+    for override in overrides:
+        origins.append(_parse_override(config, override))
+        config = _merge(config, *origins[-1])
+    return config, origins
 
 
 def _is_text(config: DictConfig, key: str) -> bool:
