@@ -24,6 +24,7 @@ from ppvilg.evaluation.suite import open_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "evaluation" / "ablation.yml"
+PROCESSES = str(ROOT / "ppvilg" / "evaluation" / "ablation" / "processes.py")
 tiny = runpy.run_path(str(ROOT / "tests" / "engine" / "tiny.py"))
 
 
@@ -199,9 +200,9 @@ def is_running(number: int) -> bool:
 def test_jobs_end_with_the_run_that_started_them(tmp_path):
     """A run that is killed leaves no job behind that would hold its folder."""
     job = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    code = (
-        "import sys; from pathlib import Path; from ppvilg.evaluation.ablation.processes import run_process; "
-        f"run_process([sys.executable, '-c', {job!r}], Path({str(tmp_path / 'log.txt')!r}), True)"
+    code = (  # the module alone: its package would import Paddle
+        f"import runpy, sys; from pathlib import Path; module = runpy.run_path({PROCESSES!r}); "
+        f"module['run_process']([sys.executable, '-c', {job!r}], Path({str(tmp_path / 'log.txt')!r}), True)"
     )
     run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
