@@ -160,6 +160,8 @@ def test_values_of_the_wrong_type(recipe, override, key):
     "override, expected",
     [
         ("data.cache_latents=15", "neither true nor false"),
+        ("sample.prompts=[[猫,狗]]", "sample.prompts: ['猫', '狗'] stands where one value is needed"),
+        ("train.experts.only=[0,{a: 1}]", "train.experts.only: {'a': 1} stands where one value is needed"),
         (f"train.base.learning_rate={'9' * 400}", "int too large to convert to float"),
         (f"train.base.learning_rate={'x' * 5000}", "train.base.learning_rate"),
         ("sample.eta=${nope}", "sample.eta: Interpolation key 'nope' not found"),

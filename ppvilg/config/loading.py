@@ -236,10 +236,21 @@ def _check_kind(declared: Any, given: Any, name: str, origin: str) -> None:
         values = [given]
     for value in values:
         value = value._value() if OmegaConf.is_config(value) or isinstance(value, Node) else value
+        if of in (str, int, float, bool) and isinstance(value, (list, dict)):  # which OmegaConf lets pass
+            raise ConfigError(f"{origin}: {name}: {one_line(_plain(value))} stands where one value is needed")
         if (isinstance(declared, StringNode) or of is str) and isinstance(value, (bool, int, float)):
             raise ConfigError(f"{origin}: {name}: {one_line(value)} is no text; put it in quotes")
         if isinstance(declared, BooleanNode) and isinstance(value, (int, float)) and not isinstance(value, bool):
             raise ConfigError(f"{origin}: {name}: {one_line(value)} is neither true nor false")
+
+
+def _plain(value: Any) -> Any:
+    """Nodes inside lists and mappings as what they say."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return _plain(value._value()) if isinstance(value, Node) else value
 
 
 def _giver(key: str | None, origins: Sequence[Origin]) -> str | None:
