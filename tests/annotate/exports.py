@@ -59,3 +59,28 @@ def save(network: paddle.nn.Layer, inputs: dict[str, list], folder: Path, prepro
     settings = {"arch": "YOLO", "draw_threshold": 0.5, "Preprocess": preprocess or STRETCH, "label_list": labels}
     (folder / names[0]).write_text(yaml.safe_dump(settings, sort_keys=False))
     return folder
+
+
+def save_old(folder: Path) -> Path:
+    """A detector of one box in the format before Paddle 3, model.pdmodel, for one picture at a time."""
+    from paddle.pir_utils import OldIrGuard
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paddle.enable_static()
+    try:
+        with OldIrGuard(), paddle.static.program_guard(paddle.static.Program(), paddle.static.Program()):
+            image = paddle.static.data("image", [1, 3, 64, 96])
+            scale = paddle.static.data("scale_factor", [1, 2])
+            means = paddle.mean(image, axis=[2, 3])
+            thirty = paddle.nn.initializer.Constant(30.0)
+            corner = paddle.static.create_parameter([1, 2], "float32", default_initializer=thirty)
+            parts = [means[:, :1] * 0, means[:, :1] * 0 + 0.9, scale * 0 + 5, corner]
+            rows, number = paddle.concat(parts, 1), paddle.cast(means[0, :1] * 0 + 1, "int32")
+            executor = paddle.static.Executor()
+            executor.run(paddle.static.default_startup_program())
+            paddle.static.save_inference_model(str(folder / "model"), [image, scale], [rows, number], executor,
+                                               program=paddle.static.default_main_program())  # fmt: skip
+    finally:
+        paddle.disable_static()
+    (folder / "infer_cfg.yml").write_text(yaml.safe_dump({"Preprocess": STRETCH, "label_list": LABELS}))
+    return folder

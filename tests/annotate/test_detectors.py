@@ -85,6 +85,19 @@ def test_a_transformer_of_paddlex_and_a_batch_of_one(tmp_path):
         np.testing.assert_allclose(rows_of(mine), rows[np.argsort(-rows[:, 1], kind="stable")], atol=0.011)
 
 
+def test_a_graph_of_the_format_before_paddle_3(tmp_path):
+    folder = exports.save_old(tmp_path / "old")
+    assert (folder / "model.pdmodel").is_file()
+    found = open_detector(str(folder)).detect([noise(1, (200, 150)), noise(2, (20, 70))])  # one by one
+    assert [each[0] for each in found] == [("cat", 0.9, (5, 5, 30, 30)), ("cat", 0.9, (5, 5, 20, 30))]
+
+
+def test_preprocessing_that_does_not_fit_the_graph_is_said(yolo, tmp_path):
+    operators = [{"type": "Permute"}]
+    with pytest.raises(ValueError, match=r"gives pictures of \[3, 4, 4\], the graph takes \[3, 64, 96\]"):
+        open_detector(str(rewrite(yolo, tmp_path / "other", Preprocess=operators))).detect([noise(1, (4, 4))])
+
+
 def test_an_onnx_detector_gives_what_its_graph_gives(tmp_path):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     helper = onnx.helper

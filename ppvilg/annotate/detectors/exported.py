@@ -84,6 +84,10 @@ class ExportedDetector:
             "im_shape": np.asarray([each.shape for each in group], np.float32),  # (N, 2)
             "scale_factor": np.asarray([each.scale for each in group], np.float32),  # (N, 2)
         }
+        declared, given = self.graph.inputs["image"][1:], feeds["image"].shape[1:]
+        if any(0 < one != two for one, two in zip(declared, given)):
+            raise ValueError(f"{self.settings_path}: Preprocess gives pictures of {list(given)}, the graph takes "
+                             f"{declared}: they do not belong together")  # fmt: skip
         outputs = self.graph.run({name: feeds[name] for name in self.graph.inputs})
         rows = _per_picture(outputs, len(group), self.settings_path)
         return [self._unpadded(each, prepared) for each, prepared in zip(rows, group)]

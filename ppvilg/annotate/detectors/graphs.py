@@ -23,6 +23,7 @@ class PaddleGraph:
         from ppvilg.inference import BackendOptions
         from ppvilg.inference.engines.paddle_inference import graph_config
 
+        self._graph = graph
         try:
             self._predictor = inference.create_predictor(graph_config(graph, weights, BackendOptions(backend)))
         except Exception as error:  # Paddle answers damage with its own errors, whose base is no public class
@@ -34,7 +35,10 @@ class PaddleGraph:
         """Its outputs, in order."""
         for name, value in feeds.items():
             self._predictor.get_input_handle(name).copy_from_cpu(value)
-        self._predictor.run()
+        try:
+            self._predictor.run()
+        except Exception as error:  # as above
+            raise _failure(self._graph, feeds, error) from None
         names = self._predictor.get_output_names()
         return [self._predictor.get_output_handle(name).copy_to_cpu() for name in names]
 
@@ -47,7 +51,7 @@ class OnnxGraph:
             import onnxruntime
         except ImportError:
             raise ImportError(f"{path} needs ONNX Runtime: pip install 'ppvilg[onnx]'") from None
-        options = onnxruntime.SessionOptions()
+        self._path, options = path, onnxruntime.SessionOptions()
         options.log_severity_level = 3
         provider = "CPUExecutionProvider" if backend == "cpu" else "CUDAExecutionProvider"
         try:
@@ -61,16 +65,20 @@ class OnnxGraph:
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Its outputs, in order."""
-        return self._session.run(None, feeds)
+        try:
+            return self._session.run(None, feeds)
+        except Exception as error:  # as above
+            raise _failure(self._path, feeds, error) from None
 
 
 def declared_shapes(graph: Path) -> dict[str, list[int]]:
     """{input: shape} that a Paddle graph asks for, which its predictor does not tell; -1 where any size goes."""
     if graph.suffix == ".pdmodel":
-        from paddle.base.framework import Program
+        from paddle.base.core import ProgramDesc
 
-        block = Program.parse_from_string(graph.read_bytes()).global_block()
-        return {name: list(variable.shape) for name, variable in block.vars.items() if variable.is_data}
+        program = ProgramDesc(graph.read_bytes())  # its blocks and variables are gone when it is
+        variables = program.block(0).all_vars()
+        return {each.name(): list(each.shape()) for each in variables if each.need_check_feed()}
     operators = read_json(graph)["program"]["regions"][0]["blocks"][0]["ops"]
     shapes = {}
     for operator in operators:
@@ -78,6 +86,12 @@ def declared_shapes(graph: Path) -> dict[str, list[int]]:
             attributes = {each["N"]: each["AT"]["D"] for each in operator["A"]}
             shapes[attributes["name"]] = attributes["shape"]
     return shapes
+
+
+def _failure(graph: Path, feeds: dict[str, np.ndarray], error: Exception) -> ValueError:
+    """The preprocessing of another model, say, gives sizes that a graph cannot take."""
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+    return ValueError(f"{graph} fails on {shapes}: does the preprocessing beside it fit it? ({_last_line(error)})")
 
 
 def _last_line(error: BaseException) -> str:
