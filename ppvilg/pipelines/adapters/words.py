@@ -43,6 +43,7 @@ class AddedWords:
         if learn:
             learned = LearnedRows(embedding, rows)
             text_encoder.set_input_embeddings(learned)
+            text_encoder.config.vocab_size = count + len(words)  # so that a pipeline takes them for one model
             self.rows = learned.rows
         else:
             append_rows(text_encoder, rows)
@@ -63,6 +64,7 @@ class AddedWords:
         else:
             self._base.weight.stop_gradient = self._was_frozen
             self._text_encoder.set_input_embeddings(self._base)
+            self._text_encoder.config.vocab_size = self._base.weight.shape[0]
 
 
 def starting_rows(tokenizer, text_encoder, words: Sequence[NewWord], like: Sequence[str | None] = ()) -> np.ndarray:
