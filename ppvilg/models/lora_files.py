@@ -20,7 +20,6 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from ppvilg.files import ADAPTER_ENTRY, adapter_file, damage_of, whole_file
-from ppvilg.files.adapters import ADAPTER_NAMES as FILE_NAMES  # noqa: F401 (those who write adapters name them so)
 
 from .lora import Adapter, AdapterSettings, LowRank, TaughtWord, adaptable_layers, torch_shape
 
