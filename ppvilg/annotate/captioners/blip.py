@@ -31,13 +31,15 @@ class BlipCaptioner:
         if kind not in _CLASSES:
             raise ValueError(f"{folder / 'config.json'}: model_type is {kind!r}, a captioner's is one of "
                              f"{', '.join(_CLASSES)}")  # fmt: skip
+        import ppvilg._needs_paddle  # noqa: F401
+
         check_model_files(folder)
         files = [whole(path) for pattern in _WEIGHTS for path in sorted(folder.glob(pattern))]
         import paddle
         from paddlenlp import transformers
+        from paddlenlp.utils.log import logger
 
-        import ppvilg._needs_paddle  # noqa: F401
-
+        logger.set_level("WARNING")  # it tells the story of every file it opens
         paddle.set_device(device)
         self.prompt = prompt
         self.processor = getattr(transformers, f"{_CLASSES[kind]}Processor").from_pretrained(str(folder))
