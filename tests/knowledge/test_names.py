@@ -97,6 +97,7 @@ def test_objects365_lies_over_coco():
                                                                    "Cigar/Cigarette ", "Trophy"]  # fmt: skip
     assert both.mentioned("天鹅和德国牧羊犬", labels) == ["Wild Bird", "Swan", "Dog"]
     assert both.mentioned("冠军举起奖杯", labels) == ["Trophy"]  # no cup, but a thing of its own here
+    assert COCO.name_of("dog", chinese=False) == "dog"
     assert both.name_of("Moniter/TV", chinese=False) == "tv" and both.measure_of("Swan") == "只"
 
 

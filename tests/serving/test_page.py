@@ -89,8 +89,15 @@ class Page:
         self.run("document.querySelector('#more').open = true")
         self.type("#field-num_inference_steps", str(steps))
 
-    def wait_until_drawn(self) -> None:
-        until(lambda: self.all("#download-plain") and not self.all("#cancel"), "the picture")
+    def draw(self) -> None:
+        """Ask for a picture and wait until the page shows it, and not the one before."""
+        before = self.shown()
+        self.click("#draw")
+        until(lambda: self.shown() not in ("", before) and not self.all("#cancel"), "the picture")
+
+    def shown(self) -> str:
+        """Where the picture on the page can be had; nothing while there is none."""
+        return self.run("return document.querySelector('#download-plain')?.href ?? ''")
 
     def fetch(self, address: str, method: str = "GET"):
         script = "return fetch(arguments[0], {method: arguments[1]}).then((answer) => answer.json())"
@@ -171,8 +178,7 @@ def test_a_dropped_png_restores_its_settings_and_its_link_verifies(page):
     page.settings(PANDA)
     page.type("#field-seed", "7")
     page.click('[data-value="portrait"]')
-    page.click("#draw")
-    page.wait_until_drawn()
+    page.draw()
     page.settings("别的")
     drop = """
         const {pictures} = await (await fetch("v1/pictures?limit=1")).json();
@@ -200,8 +206,7 @@ def test_a_dropped_png_restores_its_settings_and_its_link_verifies(page):
 
 def test_a_mask_painted_by_finger_on_a_phone(page):
     page.settings(PANDA)
-    page.click("#draw")
-    page.wait_until_drawn()
+    page.draw()
     command = page.driver.execute_cdp_cmd
     command("Emulation.setDeviceMetricsOverride", dict(width=390, height=844, deviceScaleFactor=2, mobile=True))
     command("Emulation.setTouchEmulationEnabled", dict(enabled=True))
@@ -216,9 +221,7 @@ def test_a_mask_painted_by_finger_on_a_phone(page):
         until(lambda: "会重画" in page.text(".mask-body"), "the stroke")
         page.click("#mask-done")
         page.one(".start-mask")
-        page.click("#draw")
-        until(lambda: page.text("#cancel"), "the new job")
-        page.wait_until_drawn()
+        page.draw()
     finally:
         command("Emulation.clearDeviceMetricsOverride", {})
         command("Emulation.setTouchEmulationEnabled", dict(enabled=False))
@@ -246,8 +249,7 @@ def test_what_the_model_reads(page):
     slider = page.one('input[data-word="企鹅"]')
     slider.send_keys(*["\ue014"] * 49)  # arrow right
     until(lambda: "×1.5" in page.text(".words"), "the new weight")
-    page.click("#draw")
-    page.wait_until_drawn()
+    page.draw()
     assert page.fetch("v1/jobs?limit=1")["jobs"][0]["request"]["word_weights"] == {"企鹅": 1.5}
     page.type("#prompt", "一只猫，" * 30)
     until(lambda: page.all(".word.cut"), "what is cut off")
@@ -263,8 +265,7 @@ def test_an_adapter_and_its_word(page):
     assert strength.is_enabled() and strength.get_attribute("value") == "1"
     page.run("document.querySelector('#field-lora-scale').value = 0.5")
     page.run("document.querySelector('#field-lora-scale').dispatchEvent(new Event('change'))")
-    page.click("#draw")
-    page.wait_until_drawn()
+    page.draw()
     assert page.fetch("v1/jobs?limit=1")["jobs"][0]["request"]["lora"] == {"狐狸": 0.5}
     assert "狐狸 ×0.5" in page.text("#stage")
 
@@ -300,8 +301,7 @@ def test_axe_core_finds_nothing_serious(page, axe):
     page.settings(PANDA)
     until(lambda: page.all(".knowledge-head .button"), "the words")
     page.click(".knowledge-head .button")
-    page.click("#draw")
-    page.wait_until_drawn()
+    page.draw()
     page.click(".block:enabled")
     assert serious(page, axe) == []
     page.click("#theme")

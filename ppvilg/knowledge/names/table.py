@@ -78,8 +78,10 @@ class NameTable:
 
     def _written(self, label: str) -> list[str]:
         """Names as completion prefers them: a detector's Moniter/TV is no word to write where there is a name."""
-        names = self.names_of(label)
-        return names if is_chinese(label) else [*names[1:], label]
+        if is_chinese(label):
+            return self.names_of(label)
+        entry = self._entry(label)
+        return [*self._synonyms.get(label, ()), *(entry.names if entry else ()), label]
 
     def _key(self, label: str) -> str:
         """What a label's words are filed under: its entry, else itself."""
