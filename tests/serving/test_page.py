@@ -91,13 +91,15 @@ class Page:
 
     def draw(self) -> None:
         """Ask for a picture and wait until the page shows it, and not the one before."""
-        before = self.shown()
+        before = self.newest_job()
         self.click("#draw")
-        until(lambda: self.shown() not in ("", before) and not self.all("#cancel"), "the picture")
+        until(lambda: self.newest_job() not in (None, before), "the job")
+        until(lambda: self.all("#download-plain") and not self.all("#cancel"), "the picture")
 
-    def shown(self) -> str:
-        """Where the picture on the page can be had; nothing while there is none."""
-        return self.run("return document.querySelector('#download-plain')?.href ?? ''")
+    def newest_job(self) -> str | None:
+        """Its id, once it has ended well."""
+        jobs = self.fetch("v1/jobs?limit=1")["jobs"]
+        return jobs[0]["id"] if jobs and jobs[0]["state"] == "done" else None
 
     def fetch(self, address: str, method: str = "GET"):
         script = "return fetch(arguments[0], {method: arguments[1]}).then((answer) => answer.json())"
