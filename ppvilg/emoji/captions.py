@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations, product
 
@@ -172,13 +173,22 @@ def held_out_prompts(kind: str, count: int, seed: int = 0) -> list[dict]:
     names its background. No (prompt, shape) occurs twice; ValueError when there are not so many.
     """
     rng = np.random.default_rng([seed, len(kind), 64])
-    combinations = held_out_combinations(kind)
+    return distinct_prompts(kind, count, held_out_combinations(kind), _make_prompt, rng)
+
+
+def distinct_prompts(
+    kind: str, count: int, combinations: list[tuple], make: Callable[..., dict], rng: np.random.Generator
+) -> list[dict]:
+    """`count` results of make(kind, combination, rng), no two with one prompt and shape; ValueError when too few.
+
+    Every combination comes once before any comes again.
+    """
     prompts, seen, fruitless = [], set(), 0
     order: list[int] = []
     while len(prompts) < count:
-        if not order:  # every combination once before any comes again
+        if not order:
             order = list(rng.permutation(len(combinations)))
-        prompt = _make_prompt(kind, combinations[order.pop()], rng)
+        prompt = make(kind, combinations[order.pop()], rng)
         identity = (prompt["prompt"], prompt["width"], prompt["height"])
         fruitless = fruitless + 1 if identity in seen else 0
         if fruitless > 1000:

@@ -6,7 +6,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from ..captions import Captions, with_article
+from ..captions import Captions, distinct_prompts, with_article
 from ..scenes import Scene
 from . import phrases
 from .objects import BACKGROUNDS, Background, background_by_name, load_things, thing_by_label
@@ -188,20 +188,7 @@ def held_out_prompts(kind: str, count: int, seed: int = 0) -> list[dict]:
     Every prompt names its background. ValueError when there are not so many.
     """
     rng = np.random.default_rng([seed, KINDS.index(kind) if kind in KINDS else 0, 128])
-    combinations, prompts, seen, fruitless = held_out_combinations(kind), [], set(), 0
-    order: list[int] = []
-    while len(prompts) < count:
-        if not order:  # every combination once before any comes again
-            order = list(rng.permutation(len(combinations)))
-        prompt = _make_prompt(kind, combinations[order.pop()], rng)
-        identity = (prompt["prompt"], prompt["width"], prompt["height"])
-        fruitless = fruitless + 1 if identity in seen else 0
-        if fruitless > 1000:
-            raise ValueError(f"only {len(prompts)} different held-out prompts of kind {kind!r}, not {count}")
-        if identity not in seen:
-            seen.add(identity)
-            prompts.append(prompt)
-    return prompts
+    return distinct_prompts(kind, count, held_out_combinations(kind), _make_prompt, rng)
 
 
 def _make_prompt(kind: str, combination: tuple, rng: np.random.Generator) -> dict:
